@@ -1,0 +1,137 @@
+//! Arguments of the program and its subcommands.
+
+mod inspect;
+mod merge;
+mod methods;
+mod plan;
+
+use clap::{Parser, Subcommand};
+use cognate::{Error, Result};
+use std::io::Write;
+
+/// Merge language models that share an ancestor, and know where every weight came from.
+///
+/// Exit codes: 0 ok; 1 reading, writing or an internal check failed; 2 the recipe, an input or the
+/// command line is wrong; 3 a check that was asked for failed.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Merge models by a recipe and write a checkpoint with its lineage
+    Merge(merge::Args),
+    /// Check a recipe from configs and headers alone, and print what a merge would do
+    Plan(plan::Args),
+    /// Show what a checkpoint holds
+    Inspect(inspect::Args),
+    /// List the merge methods and their parameters
+    Methods(methods::Args),
+}
+
+impl Cli {
+    pub(crate) fn run(self) -> Result<()> {
+        match self.command {
+            Command::Merge(args) => args.run(),
+            Command::Plan(args) => args.run(),
+            Command::Inspect(args) => args.run(),
+            Command::Methods(args) => args.run(),
+        }
+    }
+}
+
+/// Options that shape a plan, shared by `merge` and `plan`.
+#[derive(clap::Args)]
+struct PlanArgs {
+    /// Seed of all random numbers; overrides the recipe's `random_seed` [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Largest shard (`5GB`, `500MiB`, …)
+    #[arg(long, default_value = "5GB", value_parser = size)]
+    shard_size: u64,
+    /// Worker threads [default: all cores]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Anonymous memory to stay within
+    #[arg(long, default_value = "256MiB", value_parser = size)]
+    memory: u64,
+}
+
+impl PlanArgs {
+    fn options(&self) -> cognate::plan::Options {
+        let default = cognate::plan::Options::default();
+        cognate::plan::Options {
+            seed: self.seed,
+            shard_size: self.shard_size,
+            threads: self.threads.map_or(default.threads, usize::from),
+            memory: self.memory,
+        }
+    }
+}
+
+/// Reads a number of bytes: `4096`, `500MB`, `1.5GiB`.
+fn size(text: &str) -> std::result::Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1000,
+        "m" | "mb" => 1000_u64.pow(2),
+        "g" | "gb" => 1000_u64.pow(3),
+        "t" | "tb" => 1000_u64.pow(4),
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return Err(format!("unknown unit `{unit}`; use kB, MB, GB, KiB, MiB or GiB")),
+    };
+    let number: f64 = number.parse().map_err(|_| "not a number of bytes".to_string())?;
+    let bytes = number * factor as f64;
+    if bytes >= 1.0 && bytes < 1e18 { Ok(bytes as u64) } else { Err("not a sensible number of bytes".to_string()) }
+}
+
+/// Prints a result to stdout; a closed pipe is no error.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("print the result", "stdout".as_ref(), &e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints JSON to stdout.
+fn print_json(value: &serde_json::Value) -> Result<()> {
+    print(&format!("{value:#}\n"))
+}
+
+/// Prints a remark to stderr.
+fn remark(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// The user's cache folder: `COGNATE_CACHE`, or the platform's.
+fn cache_folder() -> Option<std::path::PathBuf> {
+    if let Some(folder) = std::env::var_os("COGNATE_CACHE") {
+        return (!folder.is_empty()).then(|| folder.into());
+    }
+    directories::ProjectDirs::from("", "", "cognate").map(|dirs| dirs.cache_dir().to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("5GB"), Ok(5_000_000_000));
+        assert_eq!(size("1.5 GiB"), Ok(3 << 29));
+        assert!(size("many").is_err() && size("5 parsecs").is_err() && size("0").is_err());
+    }
+}

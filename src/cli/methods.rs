@@ -1,0 +1,84 @@
+//! `cognate methods`
+
+use super::{print, print_json};
+use clap::Args as ClapArgs;
+use cognate::methods::{Base, METHODS, Method, Reads, Scope};
+use cognate::{Error, Result};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+#[derive(ClapArgs)]
+pub(crate) struct Args {
+    /// Show one method only
+    name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let methods: Vec<&Method> = match &self.name {
+            None => METHODS.iter().collect(),
+            Some(name) => vec![Method::named(name).ok_or_else(|| {
+                let error = Error::input(format!("unknown merge method `{name}`"));
+                match Method::nearest(name) {
+                    Some(near) => error.hint(format!("did you mean `{near}`?")),
+                    None => error.hint("`cognate methods` lists them"),
+                }
+            })?],
+        };
+        if self.json {
+            return print_json(&methods.into_iter().map(row).collect());
+        }
+        let mut text = String::new();
+        for method in methods {
+            let _ = describe(&mut text, method);
+        }
+        print(&text)
+    }
+}
+
+fn scope(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Shared => "shared",
+        Scope::Input => "each model",
+        Scope::NonBase => "each model but the base",
+    }
+}
+
+fn describe(text: &mut String, method: &Method) -> std::fmt::Result {
+    let Reads::Stream { passes } = method.reads;
+    let base = if method.base == Base::Required { ", one of them the base" } else { "" };
+    writeln!(text, "{}", method.name)?;
+    writeln!(text, "  {}", method.summary)?;
+    writeln!(text, "  formula  {}", method.formula)?;
+    writeln!(text, "  source   {}", method.reference)?;
+    writeln!(text, "  models   {}{base}", method.inputs)?;
+    writeln!(text, "  reads    its inputs {passes} times at most, in chunks")?;
+    for param in method.params {
+        let (kind, default) = (param.expectation(), param.default_text());
+        writeln!(text, "  {:<10} {}; {kind}; {}; default: {default}", param.name, param.doc, scope(param.scope))?;
+    }
+    writeln!(text)
+}
+
+fn row(method: &Method) -> Value {
+    let Reads::Stream { passes } = method.reads;
+    json!({
+        "name": method.name,
+        "summary": method.summary,
+        "formula": method.formula,
+        "reference": method.reference,
+        "models": method.inputs.to_string(),
+        "base_required": method.base == Base::Required,
+        "passes": passes,
+        "parameters": method.params.iter().map(|param| json!({
+            "name": param.name,
+            "doc": param.doc,
+            "expects": param.expectation(),
+            "scope": scope(param.scope),
+            "default": param.default_value(),
+        })).collect::<Vec<_>>(),
+    })
+}

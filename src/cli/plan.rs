@@ -1,0 +1,24 @@
+//! `cognate plan`
+
+use super::{PlanArgs, print, print_json};
+use clap::Args as ClapArgs;
+use cognate::{Merge, Result};
+use std::path::PathBuf;
+
+#[derive(ClapArgs)]
+pub(crate) struct Args {
+    /// The recipe (YAML)
+    recipe: PathBuf,
+    #[command(flatten)]
+    plan: PlanArgs,
+    /// Print the whole plan as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let merge = Merge::open(&self.recipe, &self.plan.options())?;
+        if self.json { print_json(&merge.plan.json()) } else { print(&merge.plan.text()) }
+    }
+}

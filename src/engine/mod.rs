@@ -1,0 +1,42 @@
+//! Runs a plan: reads chunks, applies the methods' maps, writes the staged output, digests both.
+
+mod digests;
+mod job;
+mod lanes;
+mod progress;
+mod run;
+mod staging;
+mod tensor_io;
+
+pub use digests::{Digest, DigestMode, Digests, hex, model_digest};
+pub use progress::Progress;
+pub use run::{Outcome, RunOptions, run};
+pub use staging::Staging;
+pub use tensor_io::TensorIo;
+pub(crate) use lanes::Lanes;
+
+use crate::plan::Job;
+
+/// Elements of a chunk: the unit of work, of a write and of the order of sums. Part of the numerics.
+pub const CHUNK: usize = 1 << 18;
+
+/// Elements decoded and computed at a time within a chunk, so that a tile of every input and of the
+/// output stays in the first-level cache. Part of the numerics.
+pub const TILE: usize = 1 << 12;
+
+/// The version of everything that decides output bytes. Bumped whenever the same recipe, inputs and
+/// seed would give other bytes.
+pub const NUMERICS: u32 = 1;
+
+/// Memory a run takes besides its lanes: headers, plan, hashing and I/O buffers.
+pub const FIXED_BYTES: u64 = 48 << 20;
+
+/// Anonymous memory that one thread needs for a job.
+pub(crate) fn lane_bytes(job: &Job) -> u64 {
+    let inputs = job.inputs.len();
+    let tiles = (inputs + 1) * TILE * 4;
+    // Two output chunks (one is hashed while the next is made), and the bins of a counting pass.
+    let chunks = 2 * CHUNK * job.output.dtype.bitsize().div_ceil(8);
+    let bins = inputs * ((1 << 16) + 1) * 8;
+    (tiles + chunks + 2 * bins) as u64
+}

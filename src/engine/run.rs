@@ -1,0 +1,145 @@
+//! A whole run: jobs over threads, digests of what no job read, the shards synced.
+
+use super::digests::{Digest, DigestMode, Digests};
+use super::job::Context;
+use super::staging::ShardFiles;
+use super::tensor_io::NanPolicy;
+use super::{CHUNK, Lanes, Progress, Staging};
+use crate::error::{Error, Result};
+use crate::kernels::Kernels;
+use crate::model::Checkpoint;
+use crate::plan::{Job, Plan};
+use rayon::prelude::*;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock};
+
+/// How to run a plan.
+pub struct RunOptions {
+    /// Which digests to compute.
+    pub digests: DigestMode,
+    /// Folder of the digest cache; none to do without.
+    pub cache: Option<PathBuf>,
+    /// Whether a NaN in an input stays in its element instead of being an error.
+    pub allow_nan: bool,
+    /// The kernels to compute with.
+    pub kernels: Kernels,
+    /// Who is told how far the run is.
+    pub progress: Progress,
+}
+
+/// What a run leaves to record.
+pub struct Outcome {
+    /// The digest of each job's output, in job order; none where they were not asked for.
+    pub outputs: Vec<Option<Digest>>,
+    /// The digests of each model's tensors, by name; empty where they were not asked for.
+    pub inputs: Vec<BTreeMap<String, Digest>>,
+    /// Jobs an interrupted run had done already.
+    pub resumed: usize,
+}
+
+/// Runs the plan into the staging folder. The shards are complete and synced when it returns.
+///
+/// # Errors
+/// An input cannot be read or changed meanwhile, a NaN was met, the output cannot be written.
+pub fn run(plan: &Plan, models: &[Checkpoint], staging: &Staging, options: &RunOptions) -> Result<Outcome> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(plan.lanes)
+        .thread_name(|i| format!("merge-{i}"))
+        .build()
+        .map_err(|e| Error::internal(format!("cannot start threads: {e}")))?;
+    let (files, requests) = ShardFiles::create(staging, &plan.shards)?;
+    let digests = (options.digests == DigestMode::Full).then(|| Digests::new(models, options.cache.as_deref()));
+    let context = Context {
+        plan,
+        models,
+        files: &files,
+        digests: digests.as_ref(),
+        hash_outputs: options.digests != DigestMode::None,
+        kernels: options.kernels,
+        nan: if options.allow_nan { NanPolicy::Keep } else { NanPolicy::Refuse },
+        progress: &options.progress,
+        buffers: Mutex::new(Vec::new()),
+    };
+    options.progress.begin(plan.totals.write);
+    let (outputs, resumed) = std::thread::scope(|scope| {
+        let files = &files;
+        scope.spawn(move || files.flush_in_background(&requests));
+        let result = pool.install(|| run_jobs(&context, staging));
+        files.finish_writing();
+        result
+    })?;
+    if let Some(digests) = &digests {
+        pool.install(|| digests.complete(models))?;
+        if let Some(cache) = &options.cache {
+            digests.save(models, cache);
+        }
+    }
+    files.sync()?;
+    for shard in models.iter().flat_map(Checkpoint::shards) {
+        shard.mapping.unchanged()?;
+    }
+    options.progress.end();
+    let of_model = |i: usize| digests.as_ref().map(|digests| digests.of_model(i)).unwrap_or_default();
+    let inputs = (0..models.len()).map(|i| {
+        of_model(i).into_iter().map(|(name, digest)| (name.to_string(), digest)).collect()
+    });
+    Ok(Outcome { outputs, inputs: inputs.collect(), resumed })
+}
+
+/// Runs every job that an interrupted run has not done; returns the digests in job order.
+fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Digest>>, usize)> {
+    let jobs = &context.plan.jobs;
+    let slots: Vec<OnceLock<Option<Digest>>> = jobs.iter().map(|_| OnceLock::new()).collect();
+    jobs.par_iter().zip(&slots).try_for_each(|(job, slot)| still_there(context, staging, job, slot))?;
+    let resumed = slots.iter().filter(|slot| slot.get().is_some()).count();
+    let finish = |at: usize, lanes: Lanes| -> Result<()> {
+        if slots[at].get().is_some() {
+            return Ok(());
+        }
+        let digest = context.run(&jobs[at], lanes)?;
+        if let Some(digest) = &digest {
+            staging.record(&jobs[at].output.name, digest)?;
+        }
+        let _ = slots[at].set(digest);
+        Ok(())
+    };
+    // Threads share the chunks of a tensor that would keep one of them busy for long after the
+    // others are done, and take a tensor each otherwise.
+    let (wide, narrow): (Vec<usize>, Vec<usize>) = (0..jobs.len()).partition(|at| is_wide(context.plan, &jobs[*at]));
+    wide.into_iter().try_for_each(|at| finish(at, Lanes::Pool))?;
+    narrow.into_iter().par_bridge().try_for_each(|at| finish(at, Lanes::One))?;
+    let outputs = slots.into_iter().map(|slot| slot.into_inner().flatten()).collect();
+    Ok((outputs, resumed))
+}
+
+fn is_wide(plan: &Plan, job: &Job) -> bool {
+    let share = plan.totals.parameters / (8 * plan.lanes as u64);
+    let elements = job.output.elements();
+    plan.lanes > 1 && elements as u64 > share && elements >= 4 * CHUNK
+}
+
+/// Checks a tensor that the journal calls written against its digest.
+fn still_there(context: &Context<'_>, staging: &Staging, job: &Job, slot: &OnceLock<Option<Digest>>) -> Result<()> {
+    let Some(expected) = staging.done().get(&job.output.name).filter(|_| context.hash_outputs) else {
+        return Ok(());
+    };
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut left = job.output.bytes();
+    let mut offset = job.offset;
+    while left > 0 {
+        let now = left.min(buffer.len());
+        context.files.read(job.shard, offset, &mut buffer[..now])?;
+        hasher.update(&buffer[..now]);
+        left -= now;
+        offset += now as u64;
+    }
+    let found: Digest = hasher.finalize().into();
+    if found == *expected {
+        context.progress.advance(job.output.bytes() as u64);
+        let _ = slot.set(Some(found));
+    }
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! `TensorIo`: what a merge method may do with the inputs of one tensor.
+
+use super::{CHUNK, Lanes, TILE};
+use crate::error::{Error, Result};
+use crate::kernels::{Kernels, Stream};
+use crate::model::Source;
+use std::ops::Range;
+
+/// The inputs of one tensor, and the reductions a method can make over them.
+///
+/// Bodies get `(start, inputs)`: the index of the first element and one buffer of decoded f32 an
+/// input, all of one length; buffers may be overwritten but must keep their place and length.
+pub struct TensorIo<'a> {
+    inputs: &'a [&'a dyn Source],
+    base: Option<usize>,
+    streams: &'a [Stream],
+    elements: usize,
+    kernels: Kernels,
+    lanes: Lanes,
+    nan: NanPolicy,
+}
+
+/// What happens to a NaN in an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NanPolicy {
+    /// It is an error that names the tensor.
+    Refuse,
+    /// It makes its own element of the output NaN, and counts as 0 in reductions.
+    Keep,
+}
+
+/// Positions a sample is taken from, and elements read at each.
+const SAMPLE_RUNS: usize = 64;
+const SAMPLE_RUN: usize = 256;
+
+impl<'a> TensorIo<'a> {
+    pub(crate) fn new(
+        inputs: &'a [&'a dyn Source],
+        base: Option<usize>,
+        streams: &'a [Stream],
+        kernels: Kernels,
+        lanes: Lanes,
+        nan: NanPolicy,
+    ) -> Self {
+        let elements = inputs.first().map_or(0, |input| input.spec().elements());
+        Self { inputs, base, streams, elements, kernels, lanes, nan }
+    }
+
+    /// Elements of the tensor.
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+
+    /// The kernels to compute with.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// Index of the base among the inputs.
+    ///
+    /// # Errors
+    /// There is none (the plan guarantees one to methods that require it).
+    pub fn base(&self) -> Result<usize> {
+        self.base.ok_or_else(|| Error::internal("a method needs a base that the plan did not give"))
+    }
+
+    /// Indices of the inputs but the base, in order.
+    pub fn others(&self) -> Result<Vec<usize>> {
+        let base = self.base()?;
+        Ok((0..self.inputs.len()).filter(|input| *input != base).collect())
+    }
+
+    /// The random words of an input for this tensor: a function of the seed, the model, the tensor's
+    /// name and the element.
+    pub fn stream(&self, input: usize) -> Stream {
+        self.streams[input]
+    }
+
+    /// Sums of `width` f64 values. A chunk's values are added tile by tile into its own partial sum,
+    /// and the chunks' partial sums are added in chunk order, so that threads do not matter.
+    pub fn sums(&self, width: usize, body: impl Fn(usize, &mut [Vec<f32>], &mut [f64]) + Sync) -> Result<Vec<f64>> {
+        let partials = self.lanes.collect(0..self.chunks(), |chunk| {
+            let mut partial = vec![0.0; width];
+            self.reduce_chunk(chunk, |start, inputs| body(start, inputs, &mut partial))?;
+            Ok(partial)
+        })?;
+        let mut sums = vec![0.0; width];
+        for partial in partials {
+            sums.iter_mut().zip(partial).for_each(|(sum, part)| *sum += part);
+        }
+        Ok(sums)
+    }
+
+    /// Counts in `bins` bins over the whole tensor.
+    pub fn counts(&self, bins: usize, body: impl Fn(usize, &mut [Vec<f32>], &mut [u64]) + Sync) -> Result<Vec<u64>> {
+        self.lanes.count(0..self.chunks(), bins, |chunk, counts| {
+            self.reduce_chunk(chunk, |start, inputs| body(start, inputs, counts))
+        })
+    }
+
+    /// Counts in `width` bins for each chunk, in chunk order.
+    pub fn chunk_counts(&self, width: usize, body: impl Fn(usize, &mut [Vec<f32>], &mut [u64]) + Sync) -> Result<Vec<Vec<u64>>> {
+        self.lanes.collect(0..self.chunks(), |chunk| {
+            let mut counts = vec![0; width];
+            self.reduce_chunk(chunk, |start, inputs| body(start, inputs, &mut counts))?;
+            Ok(counts)
+        })
+    }
+
+    /// Goes through one chunk again.
+    pub fn visit_chunk(&self, chunk: usize, body: impl FnMut(usize, &mut [Vec<f32>])) -> Result<()> {
+        self.reduce_chunk(chunk, body)
+    }
+
+    /// Some elements of every input, from evenly spaced places; the same ones for each input.
+    pub fn sample(&self) -> Result<Vec<Vec<f32>>> {
+        let runs = SAMPLE_RUNS.min(self.elements.div_ceil(SAMPLE_RUN)).max(1);
+        let stride = self.elements / runs;
+        let mut samples = vec![Vec::new(); self.inputs.len()];
+        for run in 0..runs {
+            let start = run * stride;
+            let length = SAMPLE_RUN.min(self.elements - start);
+            for (input, sample) in self.inputs.iter().zip(&mut samples) {
+                let at = sample.len();
+                sample.resize(at + length, 0.0);
+                input.read(start, &mut sample[at..])?;
+                self.zero_nan(&mut sample[at..]);
+            }
+        }
+        Ok(samples)
+    }
+
+    /// Checks that all inputs are stored in the same dtype and the same bytes.
+    ///
+    /// # Errors
+    /// They differ; the error names the tensor.
+    pub fn identical_bytes(&self) -> Result<()> {
+        let Some((first, rest)) = self.inputs.split_first() else {
+            return Ok(());
+        };
+        for input in rest {
+            let (a, b) = (first.spec(), input.spec());
+            if a.dtype != b.dtype || first.stored() != input.stored() {
+                return Err(Error::input("the models disagree on a tensor that is no float, so there is nothing to merge")
+                    .tensor(&a.name)
+                    .expected(format!("the same {} bytes in every model", a.dtype), format!("{} that differ", b.dtype)));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many chunks the tensor has.
+    pub(crate) fn chunks(&self) -> usize {
+        self.elements.div_ceil(CHUNK)
+    }
+
+    /// The elements of a chunk.
+    pub(crate) fn chunk_range(&self, chunk: usize) -> Range<usize> {
+        chunk * CHUNK..((chunk + 1) * CHUNK).min(self.elements)
+    }
+
+    /// Reads a chunk tile by tile for a reduction.
+    fn reduce_chunk(&self, chunk: usize, mut body: impl FnMut(usize, &mut [Vec<f32>])) -> Result<()> {
+        self.read_chunk(chunk, |start, inputs| {
+            for input in inputs.iter_mut() {
+                self.zero_nan(input);
+            }
+            body(start, inputs);
+            Ok(())
+        })
+    }
+
+    /// In reductions a kept NaN counts as 0. A refused one needs no care: the run fails when its
+    /// element is mapped.
+    fn zero_nan(&self, values: &mut [f32]) {
+        if self.nan == NanPolicy::Keep && self.kernels.has_nan(values) {
+            for value in values.iter_mut().filter(|value| value.is_nan()) {
+                *value = 0.0;
+            }
+        }
+    }
+
+    /// Reads a chunk tile by tile.
+    pub(crate) fn read_chunk(&self, chunk: usize, mut body: impl FnMut(usize, &mut [Vec<f32>]) -> Result<()>) -> Result<()> {
+        let range = self.chunk_range(chunk);
+        for input in self.inputs {
+            let ahead = range.end..(range.end + CHUNK).min(self.elements);
+            if !ahead.is_empty() {
+                input.prefetch(ahead);
+            }
+        }
+        let mut buffers = vec![vec![0.0; TILE.min(range.len())]; self.inputs.len()];
+        let mut start = range.start;
+        while start < range.end {
+            let length = TILE.min(range.end - start);
+            for (input, buffer) in self.inputs.iter().zip(&mut buffers) {
+                buffer.truncate(length);
+                input.read(start, buffer)?;
+            }
+            body(start, &mut buffers)?;
+            start += length;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! Picks the instruction set. The only place with target-feature `unsafe`.
+#![allow(unsafe_code)]
+
+use super::random::Stream;
+use super::{combine, convert, elect, magnitude, reduce, sparsify};
+use crate::model::Float;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+/// An instruction set that kernels are compiled for.
+///
+/// On aarch64 the portable body is the NEON one, since NEON is part of the baseline there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// What every processor of the target has (SSE2 on x86-64, NEON on aarch64).
+    Portable,
+    /// AVX2.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Isa {
+    /// All of them, in ascending order.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// The name used in `COGNATE_ISA` and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    fn available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return match self {
+            Self::Portable => true,
+            Self::Avx2 => is_x86_feature_detected!("avx2"),
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        return self == Self::Portable;
+    }
+}
+
+/// The kernels of one instruction set. A value exists only if the processor has that set.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernels {
+    isa: Isa,
+}
+
+impl Kernels {
+    /// The kernels of `isa`, if this processor has it.
+    pub fn new(isa: Isa) -> Option<Self> {
+        isa.available().then_some(Self { isa })
+    }
+
+    /// The best instruction set of this processor, or the one that the environment variable
+    /// `COGNATE_ISA` names, if the processor has it. All give the same bits.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Kernels> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let wanted = std::env::var("COGNATE_ISA").ok();
+            let named = Isa::ALL
+                .into_iter()
+                .find(|isa| Some(isa.name()) == wanted.as_deref());
+            let ladder = Isa::ALL.into_iter().rev();
+            named
+                .into_iter()
+                .chain(ladder)
+                .find_map(Self::new)
+                .unwrap_or(Self { isa: Isa::Portable })
+        })
+    }
+
+    /// Every set of kernels this processor can run.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Isa::ALL.into_iter().filter_map(Self::new)
+    }
+
+    /// The instruction set.
+    pub fn isa(self) -> Isa {
+        self.isa
+    }
+}
+
+macro_rules! kernels {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:path;)*) => {
+        impl Kernels {$(
+            $(#[$doc])*
+            pub fn $name(self, $($arg: $ty),*) $(-> $ret)? {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    #[target_feature(enable = "avx2")]
+                    fn avx2($($arg: $ty),*) $(-> $ret)? {
+                        $body($($arg),*)
+                    }
+                    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+                    fn avx512($($arg: $ty),*) $(-> $ret)? {
+                        $body($($arg),*)
+                    }
+                    match self.isa {
+                        // SAFETY: `Kernels::new` made this value only after the processor
+                        // reported AVX-512 F, BW, DQ and VL.
+                        Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                        // SAFETY: likewise for AVX2.
+                        Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                        Isa::Portable => {}
+                    }
+                }
+                $body($($arg),*)
+            }
+        )*}
+    };
+}
+
+kernels! {
+    /// Decodes little-endian stored floats; `bytes` holds exactly `out.len()` elements. Exact.
+    fn decode(float: Float, bytes: &[u8], out: &mut [f32]) = convert::decode;
+    /// Encodes to little-endian stored floats, rounding to nearest even; a NaN becomes the
+    /// positive quiet NaN without payload. `bytes` has room for exactly `values.len()` elements.
+    fn encode(float: Float, values: &[f32], bytes: &mut [u8]) = convert::encode;
+    /// Whether any value is NaN.
+    fn has_nan(values: &[f32]) -> bool = convert::has_nan;
+    /// `out = weight · x`.
+    fn scale(weight: f32, x: &[f32], out: &mut [f32]) = combine::scale;
+    /// `out += weight · x`, one rounding for the product and one for the sum.
+    fn add_scaled(weight: f32, x: &[f32], out: &mut [f32]) = combine::add_scaled;
+    /// `x -= base`: turns weights into a task vector.
+    fn subtract(base: &[f32], x: &mut [f32]) = combine::subtract;
+    /// `x *= weight`.
+    fn multiply(weight: f32, x: &mut [f32]) = combine::multiply;
+    /// `out = base + weight · out`.
+    fn add_to_base(base: &[f32], weight: f32, out: &mut [f32]) = combine::add_to_base;
+    /// `Σ a·b` in f64: 16 lanes by position, then a fixed tree.
+    fn dot(a: &[f32], b: &[f32]) -> f64 = reduce::dot;
+    /// `Σ |x|` in f64: 16 lanes by position, then a fixed tree.
+    fn l1(x: &[f32]) -> f64 = reduce::l1;
+    /// Counts magnitudes: those whose f32 pattern lies in `range` go to the bin
+    /// `(pattern - range.start) >> shift`; returns how many lie above the range.
+    fn count_magnitudes(x: &[f32], range: Range<u32>, shift: u32, bins: &mut [u64]) -> u64 = magnitude::count;
+    /// How many magnitudes have exactly this f32 pattern.
+    fn count_equal(x: &[f32], pattern: u32) -> u64 = magnitude::count_equal;
+    /// Zeroes what lies below the threshold: keeps magnitudes above `pattern`, and of those equal
+    /// to it the first `ties` positions of the slice.
+    fn trim(pattern: u32, ties: usize, x: &mut [f32]) = sparsify::trim;
+    /// Bernoulli mask: keeps element `start + i` iff its random word is below `keep`, times
+    /// `rescale`; zeroes the rest.
+    fn drop_random(stream: Stream, start: usize, keep: u32, rescale: f32, x: &mut [f32]) = sparsify::drop_random;
+    /// `Σ |x|` over the elements that [`Kernels::drop_random`] keeps, in f64 by lanes.
+    fn kept_l1(stream: Stream, start: usize, keep: u32, x: &[f32]) -> f64 = sparsify::kept_l1;
+    /// Elects the sign of the summed weighted deltas per element and merges the deltas that agree:
+    /// `out = base + lambda · Σ agreeing / divisor`, where the divisor is the sum of the agreeing
+    /// weights (1 where that is 0) or, without `weights`, 1.
+    fn elect(deltas: &[Vec<f32>], base: &[f32], weights: Option<&[f32]>, lambda: f32, out: &mut [f32]) = elect::elect;
+}

@@ -1,0 +1,23 @@
+//! Loops over f32 slices, compiled once per instruction set.
+//!
+//! Every kernel is one plain Rust body. `dispatch.rs` compiles it for each instruction set and
+//! picks one at run time. The bodies use no fused multiply-add and fix the order of every reduction
+//! by position (16 lanes, then a fixed tree), so that all instruction sets give the same bits.
+
+mod combine;
+mod convert;
+mod dispatch;
+mod elect;
+mod magnitude;
+mod random;
+mod reduce;
+mod sparsify;
+
+pub use dispatch::{Isa, Kernels};
+pub use random::Stream;
+
+/// Lanes of a reduction: element `i` of a slice goes to lane `i % LANES`.
+const LANES: usize = 16;
+
+#[cfg(test)]
+mod tests;

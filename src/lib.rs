@@ -1,0 +1,45 @@
+//! cognate merges language models that share an ancestor, and says where every weight came from.
+//!
+//! The way of the data, each arrow one way:
+//!
+//! ```text
+//! recipe.yml ──recipe──▶ Recipe ──plan──▶ Plan ──engine──▶ shards ──lineage──▶ lineage.json, README.md
+//!                           ▲                 │ (methods + kernels)
+//!              model/ (headers, config, sidecars)
+//! ```
+//!
+//! * [`recipe`] reads YAML and opens nothing else.
+//! * [`model`] opens checkpoints: headers, config, what belongs to them. [`model::Source`] is the
+//!   one abstraction tensors are read through.
+//! * [`plan`] turns both into plain data: every job, byte offset and parameter. It reads no weight.
+//! * [`methods`] is the table of merge methods, [`kernels`] the loops they are made of.
+//! * [`engine`] runs a plan in constant memory; [`lineage`] records what it did.
+//! * [`Merge`] is all of it in two calls.
+//!
+//! ```no_run
+//! use cognate::{Merge, WriteOptions, engine, plan};
+//! # fn main() -> cognate::Result<()> {
+//! let merge = Merge::open("recipe.yml".as_ref(), &plan::Options::default())?;
+//! merge.write("out".as_ref(), WriteOptions {
+//!     overwrite: false,
+//!     digests: engine::DigestMode::Full,
+//!     cache: None,
+//!     allow_nan: false,
+//!     progress: engine::Progress::silent(),
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod engine;
+pub mod error;
+pub mod kernels;
+pub mod lineage;
+mod merge;
+pub mod methods;
+pub mod model;
+pub mod plan;
+pub mod recipe;
+
+pub use error::{Error, Result};
+pub use merge::{Merge, WriteOptions};

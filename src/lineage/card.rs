@@ -1,0 +1,51 @@
+//! The model card: `README.md` with the front matter the Hugging Face Hub reads.
+
+use crate::plan::Plan;
+use crate::recipe::Recipe;
+use std::fmt::Write;
+use std::path::Path;
+
+/// The card of a merge.
+pub fn card(recipe: &Recipe, plan: &Plan) -> String {
+    let mut text = String::from("---\nbase_model:\n");
+    let names: Vec<&str> = plan.models.iter().map(|model| short_name(&model.reference)).collect();
+    for name in &names {
+        let _ = writeln!(text, "- {}", serde_json::Value::from(*name));
+    }
+    text.push_str("base_model_relation: merge\nlibrary_name: transformers\ntags:\n- merge\n- cognate\n---\n");
+    let _ = write_body(&mut text, recipe, plan, &names);
+    text
+}
+
+fn write_body(text: &mut String, recipe: &Recipe, plan: &Plan, names: &[&str]) -> std::fmt::Result {
+    let method = recipe.method;
+    writeln!(text, "# Merge of {}\n", names.join(", "))?;
+    writeln!(text, "Made with cognate {} by the method `{}`.", env!("CARGO_PKG_VERSION"), method.name)?;
+    writeln!(text, "{} ({})\n", method.summary, method.reference)?;
+    writeln!(text, "| model | role |\n|---|---|")?;
+    for (i, model) in plan.models.iter().enumerate() {
+        let base = recipe.base_model.as_ref().is_some_and(|base| base.value == model.reference);
+        let role = match (base, i == plan.donor) {
+            (true, _) => "base; config and tokenizer",
+            (false, true) => "merged; config and tokenizer",
+            (false, false) => "merged",
+        };
+        writeln!(text, "| {} | {role} |", model.reference)?;
+    }
+    writeln!(text, "\n`lineage.json` says of every tensor how it was made and from which bytes. Seed: {}.\n", plan.seed)?;
+    writeln!(text, "## Recipe\n")?;
+    // A fence longer than any run of backticks in the recipe.
+    let longest = recipe.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    writeln!(text, "{fence}yaml\n{}\n{fence}", recipe.text.trim_end())
+}
+
+/// A Hub name as it is; the folder's name for a path.
+fn short_name(reference: &str) -> &str {
+    let hub_name = reference.split('/').count() == 2 && !reference.starts_with(['.', '/', '~']) && !Path::new(reference).exists();
+    if hub_name {
+        return reference;
+    }
+    let trimmed = reference.trim_end_matches('/');
+    trimmed.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(reference)
+}

@@ -1,0 +1,87 @@
+//! `lineage.json`: the recipe, every input and every output tensor with its digest.
+//!
+//! Nothing in it depends on the time, the machine or the folder, so that the same merge gives the
+//! same file.
+
+use crate::engine::{NUMERICS, Outcome, hex, model_digest};
+use crate::model::{Checkpoint, Source};
+use crate::plan::Plan;
+use crate::recipe::Recipe;
+use serde_json::{Map, Value, json};
+
+/// Name and version of the manifest's schema.
+pub const SCHEMA: &str = "cognate/lineage/1";
+
+/// The manifest of a merge that has run.
+pub fn manifest(recipe: &Recipe, plan: &Plan, models: &[Checkpoint], outcome: &Outcome) -> Value {
+    let outputs = plan.jobs.iter().zip(&outcome.outputs);
+    let model = model_digest(outputs.clone().filter_map(|(job, digest)| Some((&job.output, digest.as_ref()?))));
+    let known = outcome.outputs.iter().all(Option::is_some);
+    json!({
+        "schema": SCHEMA,
+        "tool": {"name": "cognate", "version": env!("CARGO_PKG_VERSION")},
+        "numerics": NUMERICS,
+        "seed": plan.seed,
+        "recipe": {
+            "text": recipe.text,
+            "resolved": {
+                "merge_method": recipe.method.name,
+                "base_model": recipe.base_model.as_ref().map(|base| &base.value),
+                "models": plan.models.iter().map(|model| &model.reference).collect::<Vec<_>>(),
+                "dtype": recipe.dtype.map(|dtype| dtype.name()),
+                "out_dtype": recipe.out_dtype.map(|dtype| dtype.name()),
+                "random_seed": plan.seed,
+            },
+        },
+        "inputs": (0..models.len()).map(|i| input(plan, models, outcome, i)).collect::<Vec<_>>(),
+        "output": {
+            "digest": known.then(|| hex(&model)),
+            "parameters": plan.totals.parameters,
+            "config_from": plan.models[plan.donor].reference,
+            "config_edits": plan.config_edits,
+            "sidecars": plan.sidecars.iter().map(|sidecar| json!({
+                "path": sidecar.path,
+                "model": plan.models[sidecar.model].reference,
+            })).collect::<Vec<_>>(),
+            "tensors": outputs.map(|(job, digest)| json!({
+                "name": job.output.name,
+                "dtype": job.output.dtype.to_string(),
+                "shape": job.output.shape,
+                "sha256": digest.as_ref().map(hex),
+                "method": job.method.name,
+                "parameters": job.params,
+                "inputs": plan.inputs_json(job),
+                "base": job.base,
+            })).collect::<Vec<_>>(),
+        },
+    })
+}
+
+/// One input: its digest, its tensors, and what became of those that are not used.
+fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) -> Value {
+    let checkpoint = &models[index];
+    let digests = &outcome.inputs[index];
+    let known = digests.len() == checkpoint.tensors().len();
+    let pairs = checkpoint.tensors().iter();
+    let model = model_digest(pairs.filter_map(|(name, tensor)| Some((tensor.spec(), digests.get(name)?))));
+    let tensors: Map<String, Value> = checkpoint
+        .tensors()
+        .iter()
+        .map(|(name, tensor)| {
+            let spec = tensor.spec();
+            let entry = json!({
+                "dtype": spec.dtype.to_string(),
+                "shape": spec.shape,
+                "sha256": digests.get(name).map(hex),
+            });
+            (name.clone(), entry)
+        })
+        .collect();
+    json!({
+        "model": checkpoint.reference,
+        "digest": known.then(|| hex(&model)),
+        "architecture": checkpoint.config.architecture(),
+        "tensors": tensors,
+        "dropped": plan.models[index].dropped,
+    })
+}

@@ -1,0 +1,7 @@
+//! Where the output came from: `lineage.json` and the model card.
+
+mod card;
+mod manifest;
+
+pub use card::card;
+pub use manifest::{SCHEMA, manifest};

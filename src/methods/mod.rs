@@ -1,0 +1,149 @@
+//! The table of merge methods.
+//!
+//! A method is one [`Method`] value: what it takes, and a function that makes its reductions over
+//! the inputs and returns the [`Map`] that the engine applies. Adding one means a file here and a
+//! line in [`METHODS`]; `cognate methods`, the recipe checks and the generic tests follow from it.
+
+mod copy;
+mod linear;
+mod params;
+mod passthrough;
+mod slerp;
+mod task_vectors;
+mod threshold;
+
+pub use params::{Default, Param, ParamKind, Params, Scope, Value};
+
+use crate::engine::TensorIo;
+use crate::error::{Result, nearest};
+
+/// A merge method: a row of [`METHODS`].
+#[derive(Debug)]
+pub struct Method {
+    /// The name in recipes.
+    pub name: &'static str,
+    /// One line on what it does.
+    pub summary: &'static str,
+    /// The formula, in the terms of `docs/methods.md`.
+    pub formula: &'static str,
+    /// The paper or other source.
+    pub reference: &'static str,
+    /// How many models it takes, the base included.
+    pub inputs: Inputs,
+    /// What it does with a base model.
+    pub base: Base,
+    /// Its parameters.
+    pub params: &'static [Param],
+    /// How it reads its inputs.
+    pub reads: Reads,
+    /// Checks the parameters of one tensor beyond their ranges; says what is wrong.
+    pub check: fn(&Params) -> std::result::Result<(), String>,
+    /// Makes the reductions and returns the map.
+    pub prepare: fn(&TensorIo<'_>, &Params) -> Result<Map>,
+}
+
+/// How many models a method takes, the base included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inputs {
+    /// Exactly this many.
+    Exactly(usize),
+    /// This many or more.
+    AtLeast(usize),
+}
+
+impl Inputs {
+    /// Whether `count` models will do.
+    pub fn allows(self, count: usize) -> bool {
+        match self {
+            Self::Exactly(n) => count == n,
+            Self::AtLeast(n) => count >= n,
+        }
+    }
+}
+
+impl std::fmt::Display for Inputs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exactly(n) => write!(f, "exactly {n}"),
+            Self::AtLeast(n) => write!(f, "at least {n}"),
+        }
+    }
+}
+
+/// What a method does with the base model of a recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Needs it: the others are taken relative to it.
+    Required,
+    /// Treats it as a model like the others.
+    Plain,
+}
+
+/// How a method reads its inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// In chunks, this many times at most; memory does not depend on the size of a tensor.
+    Stream {
+        /// Passes over the inputs, the writing one included.
+        passes: usize,
+    },
+}
+
+/// Computes a chunk of the output: `(start, inputs, out)`, where `start` is the index of the chunk's
+/// first element, `inputs` the decoded inputs (free to be overwritten) and `out` the result. Each
+/// element depends on its own index and inputs alone.
+pub type ElementMap = Box<dyn Fn(usize, &mut [Vec<f32>], &mut [f32]) + Send + Sync>;
+
+/// What a method returns: how the output follows from the inputs.
+pub enum Map {
+    /// The output is this input; where the dtype is kept, its bytes are.
+    Copy(usize),
+    /// The output is computed.
+    Elements(ElementMap),
+}
+
+impl Map {
+    /// A computed map.
+    pub fn new(map: impl Fn(usize, &mut [Vec<f32>], &mut [f32]) + Send + Sync + 'static) -> Self {
+        Self::Elements(Box::new(map))
+    }
+}
+
+/// Every merge method a recipe can name.
+pub static METHODS: [Method; 7] = [
+    linear::METHOD,
+    slerp::METHOD,
+    task_vectors::TASK_ARITHMETIC,
+    task_vectors::TIES,
+    task_vectors::DARE_LINEAR,
+    task_vectors::DARE_TIES,
+    passthrough::METHOD,
+];
+
+/// What the planner uses for tensors that no arithmetic may touch; not for recipes.
+pub static COPY: Method = copy::METHOD;
+
+impl Method {
+    /// The method a recipe calls `name`.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        METHODS.iter().find(|method| method.name == name)
+    }
+
+    /// The method whose name is nearest to `name`.
+    pub fn nearest(name: &str) -> Option<&'static str> {
+        nearest(name, METHODS.iter().map(|method| method.name))
+    }
+
+    /// The parameter called `name`.
+    pub fn param(&self, name: &str) -> Option<&'static Param> {
+        self.params.iter().find(|param| param.name == name)
+    }
+}
+
+/// For methods whose parameters need no check beyond their ranges.
+fn unchecked(_: &Params) -> std::result::Result<(), String> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

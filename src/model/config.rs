@@ -1,0 +1,311 @@
+//! `config.json`: the facts that a merge needs from it, and the edits that a merge makes to it.
+
+use crate::error::{Error, Result};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// Keys under which configurations keep a layer count, in the order they are looked for.
+const LAYER_COUNT_KEYS: [&str; 9] = [
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "num_decoder_layers",
+    "decoder_layers",
+    "encoder_layers",
+    "num_encoder_layers",
+    "depth",
+];
+
+/// Nested objects that describe one part of a composed model.
+const NESTED: [&str; 8] = [
+    "text_config",
+    "llm_config",
+    "language_config",
+    "decoder",
+    "encoder",
+    "vision_config",
+    "audio_config",
+    "thinker_config",
+];
+
+/// Lists with the indices of certain layers (not one entry a layer).
+const LAYER_INDEX_LISTS: [&str; 6] = [
+    "mlp_only_layers",
+    "full_attn_idxs",
+    "attn_layer_indices",
+    "global_attn_layers",
+    "cross_attention_layers",
+    "kv_shared_layers",
+];
+
+/// Lists that are never one entry a layer, however long they happen to be.
+const NOT_PER_LAYER: [&str; 8] = [
+    "architectures",
+    "eos_token_id",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "mrope_section",
+    "time_step_limit",
+    "rope_sections",
+];
+
+/// Numbers whose meaning depends on the position of a layer, which a layer edit may disturb.
+const POSITIONAL_NUMBERS: [&str; 6] = [
+    "max_window_layers",
+    "first_k_dense_replace",
+    "decoder_sparse_step",
+    "sliding_window_pattern",
+    "attn_layer_offset",
+    "moe_layer_start_index",
+];
+
+/// A per-layer list of the config that was rewritten to follow the layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerListEdit {
+    /// The key of the list.
+    pub key: String,
+    /// Its length before and after.
+    pub lengths: (usize, usize),
+}
+
+/// A parsed `config.json`. Keys keep their order.
+#[derive(Clone, Debug)]
+pub struct Config {
+    path: PathBuf,
+    map: Map<String, Value>,
+}
+
+impl Config {
+    /// Reads `config.json` from a model folder.
+    ///
+    /// # Errors
+    /// The file is missing, unreadable or not a JSON object.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = std::fs::read(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::input("the model folder has no config.json")
+                .file(&path)
+                .hint("a model is a Hugging Face folder with config.json and safetensors weights"),
+            _ => Error::io("read the config", &path, &e),
+        })?;
+        let map = parse(&text).map_err(|e| e.file(&path))?;
+        Ok(Self { path, map })
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A value of the top level.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key)
+    }
+
+    /// The first entry of `architectures`.
+    pub fn architecture(&self) -> Option<&str> {
+        self.map.get("architectures")?.get(0)?.as_str()
+    }
+
+    /// The `model_type`.
+    pub fn model_type(&self) -> Option<&str> {
+        self.map.get("model_type")?.as_str()
+    }
+
+    /// Whether the output head shares the input embedding, where the config says so.
+    pub fn tied(&self) -> Option<bool> {
+        self.objects()
+            .find_map(|(_, object)| object.get("tie_word_embeddings")?.as_bool())
+    }
+
+    /// The layer counts it declares, with the path of each key.
+    pub fn layer_counts(&self) -> Vec<(String, usize)> {
+        let mut counts = Vec::new();
+        for (prefix, object) in self.objects() {
+            for key in LAYER_COUNT_KEYS {
+                if let Some(count) = object.get(key).and_then(Value::as_u64) {
+                    counts.push((format!("{prefix}{key}"), count as usize));
+                }
+            }
+        }
+        counts
+    }
+
+    /// How the weights are quantised, where they are.
+    pub fn quantization(&self) -> Option<String> {
+        let found = self
+            .objects()
+            .find_map(|(_, object)| object.get("quantization_config"))?;
+        let method = found.get("quant_method").and_then(Value::as_str);
+        Some(method.unwrap_or("unknown method").to_string())
+    }
+
+    /// The top level and the nested objects of composed models, with the path prefix of each.
+    fn objects(&self) -> impl Iterator<Item = (String, &Map<String, Value>)> {
+        let nested = NESTED.iter().filter_map(|key| {
+            let object = self.map.get(*key)?.as_object()?;
+            Some((format!("{key}."), object))
+        });
+        std::iter::once((String::new(), &self.map)).chain(nested)
+    }
+
+    /// Records the dtype of the weights under the key the config already uses
+    /// (`dtype`, or `torch_dtype` before transformers 4.56), in every object that has one.
+    pub fn set_dtype(&mut self, name: &str) {
+        let mut found = false;
+        let nested = NESTED.iter().map(|key| Some(*key));
+        for place in std::iter::once(None).chain(nested) {
+            let object = match place {
+                None => Some(&mut self.map),
+                Some(key) => self.map.get_mut(key).and_then(Value::as_object_mut),
+            };
+            let Some(object) = object else { continue };
+            for key in ["dtype", "torch_dtype"] {
+                if let Some(value) = object.get_mut(key).filter(|v| !v.is_null()) {
+                    *value = Value::from(name);
+                    found = true;
+                }
+            }
+        }
+        if !found {
+            // Older readers know only this spelling, and newer ones read it too.
+            self.map.insert("torch_dtype".to_string(), Value::from(name));
+        }
+    }
+
+    /// Follows a layer edit: the output's layer `i` was the layer `kept[i]` of this config, which
+    /// had `old` layers. Sets the layer count and rewrites the lists with one entry a layer.
+    ///
+    /// # Errors
+    /// The config declares no layer count of `old`.
+    pub fn follow_layers(&mut self, old: usize, kept: &[usize]) -> Result<Vec<LayerListEdit>> {
+        let prefix = self
+            .layer_counts()
+            .into_iter()
+            .find(|(_, count)| *count == old)
+            .map(|(path, _)| path.split_once('.').map(|(nested, _)| nested.to_string()))
+            .ok_or_else(|| {
+                Error::input("the config does not say how many layers the model has")
+                    .file(&self.path)
+                    .expected(format!("{old} layers under one of {}", LAYER_COUNT_KEYS.join(", ")), "none")
+            })?;
+        let object = match &prefix {
+            None => &mut self.map,
+            Some(nested) => match self.map.get_mut(nested).and_then(Value::as_object_mut) {
+                Some(object) => object,
+                None => return Err(Error::internal("a nested config vanished")),
+            },
+        };
+        let mut edits = Vec::new();
+        for (key, value) in object.iter_mut() {
+            if LAYER_COUNT_KEYS.contains(&key.as_str()) && value.as_u64() == Some(old as u64) {
+                *value = Value::from(kept.len());
+            }
+            let Some(list) = value.as_array_mut() else { continue };
+            let before = list.len();
+            if LAYER_INDEX_LISTS.contains(&key.as_str()) {
+                let has = |layer: usize| list.iter().any(|v| v.as_u64() == Some(layer as u64));
+                let moved: Vec<Value> = (0..kept.len())
+                    .filter(|i| has(kept[*i]))
+                    .map(Value::from)
+                    .collect();
+                *list = moved;
+            } else if before == old && !NOT_PER_LAYER.contains(&key.as_str()) {
+                *list = kept.iter().map(|layer| list[*layer].clone()).collect();
+            } else {
+                continue;
+            }
+            edits.push(LayerListEdit {
+                key: key.clone(),
+                lengths: (before, list.len()),
+            });
+        }
+        Ok(edits)
+    }
+
+    /// Keys whose numbers depend on layer positions and that a layer edit therefore may disturb.
+    pub fn positional_keys(&self) -> Vec<String> {
+        self.objects()
+            .flat_map(|(prefix, object)| {
+                POSITIONAL_NUMBERS
+                    .iter()
+                    .filter(|key| object.get(**key).is_some_and(Value::is_number))
+                    .map(move |key| format!("{prefix}{key}"))
+            })
+            .collect()
+    }
+
+    /// The text to write, with a newline at its end.
+    pub fn to_text(&self) -> String {
+        let value = Value::Object(self.map.clone());
+        format!("{value:#}\n")
+    }
+}
+
+/// Parses a `config.json`.
+fn parse(text: &[u8]) -> Result<Map<String, Value>> {
+    match serde_json::from_slice(text) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(Error::input("config.json is not a JSON object")),
+        Err(e) => Err(Error::input("config.json is not valid JSON").fact("reason", e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(value: Value) -> Config {
+        Config {
+            path: PathBuf::from("config.json"),
+            map: value.as_object().cloned().unwrap_or_default(),
+        }
+    }
+
+    #[test]
+    fn layer_lists_follow_the_layers() {
+        let mut config = config(json!({
+            "architectures": ["A", "B", "C", "D"],
+            "num_hidden_layers": 4,
+            "layer_types": ["full", "sliding", "full", "linear"],
+            "mlp_only_layers": [0, 3],
+            "vocab_size": 10,
+        }));
+        let edits = config.follow_layers(4, &[0, 1, 1, 3, 3]).unwrap();
+        assert_eq!(edits.len(), 2);
+        assert_eq!(config.get("num_hidden_layers"), Some(&json!(5)));
+        assert_eq!(
+            config.get("layer_types"),
+            Some(&json!(["full", "sliding", "sliding", "linear", "linear"]))
+        );
+        assert_eq!(config.get("mlp_only_layers"), Some(&json!([0, 3, 4])));
+        assert_eq!(config.get("architectures"), Some(&json!(["A", "B", "C", "D"])));
+    }
+
+    #[test]
+    fn nested_counts_are_found_and_followed() {
+        let mut config = config(json!({
+            "text_config": {"num_hidden_layers": 2, "dtype": "float32"},
+            "vision_config": {"depth": 3},
+        }));
+        assert_eq!(config.layer_counts().len(), 2);
+        config.follow_layers(2, &[0]).unwrap();
+        assert_eq!(config.get("text_config").unwrap()["num_hidden_layers"], 1);
+        config.set_dtype("bfloat16");
+        assert_eq!(config.get("text_config").unwrap()["dtype"], "bfloat16");
+        assert!(config.get("torch_dtype").is_none());
+    }
+
+    #[test]
+    fn dtype_keeps_the_spelling_of_the_input() {
+        let mut old = config(json!({"torch_dtype": "float32"}));
+        old.set_dtype("float16");
+        assert_eq!(old.get("torch_dtype"), Some(&json!("float16")));
+        let mut none = config(json!({"dtype": null}));
+        none.set_dtype("float16");
+        assert_eq!(none.get("torch_dtype"), Some(&json!("float16")));
+    }
+}

@@ -1,0 +1,23 @@
+//! A checkpoint on disk: its safetensors shards, its `config.json`, and the files that belong to it.
+//!
+//! Everything here treats the folder as untrusted: header lengths, offsets, shapes and index paths
+//! are checked before a byte of a tensor is read.
+
+mod checkpoint;
+mod config;
+mod layers;
+mod mapping;
+mod shards;
+mod sidecars;
+mod source;
+mod tied;
+
+pub use checkpoint::Checkpoint;
+pub use config::{Config, LayerListEdit};
+pub(crate) use layers::gradient_position;
+pub use layers::{LayerName, Place, Stacks, split_layer};
+pub use mapping::{FileIdentity, Mapping};
+pub use shards::{Shard, StoredTensor, parse_header, parse_index};
+pub use sidecars::{Sidecars, WEIGHT_FILES, is_weight_file};
+pub use source::{Float, Source, TensorSpec};
+pub use tied::tied_to;

@@ -1,0 +1,323 @@
+//! Safetensors shards: which files make up a checkpoint, and what their headers say.
+//!
+//! Format: <https://huggingface.co/docs/safetensors>. Headers are read through the safetensors
+//! crate's own checks (length, UTF-8, overlap, holes, shape overflow, truncation).
+
+use super::mapping::Mapping;
+use super::source::{Float, Source, TensorSpec};
+use crate::error::{Error, Result, list};
+use crate::kernels::Kernels;
+use safetensors::{SafeTensorError, SafeTensors};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+/// The index that names the shard of every tensor.
+const INDEX: &str = "model.safetensors.index.json";
+/// The one file of a checkpoint that is not sharded.
+const SINGLE: &str = "model.safetensors";
+/// An index larger than this is refused unread.
+const MAX_INDEX_BYTES: u64 = 256 << 20;
+
+/// One mapped safetensors file.
+#[derive(Debug)]
+pub struct Shard {
+    /// The file's name within the checkpoint's folder.
+    pub file: String,
+    /// The mapped file.
+    pub mapping: Mapping,
+    /// The names of its tensors, in file order.
+    pub tensors: Vec<String>,
+}
+
+/// A tensor stored in a shard.
+#[derive(Clone, Debug)]
+pub struct StoredTensor {
+    spec: TensorSpec,
+    shard: Arc<Shard>,
+    /// Where its bytes stand in the file.
+    range: Range<usize>,
+}
+
+impl StoredTensor {
+    /// The shard it stands in.
+    pub fn shard(&self) -> &Arc<Shard> {
+        &self.shard
+    }
+
+    /// Where its bytes stand in the shard's file.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// The file's byte range of an element range of a float tensor.
+    fn file_range(&self, elements: Range<usize>) -> Range<usize> {
+        let bits = self.spec.dtype.bitsize();
+        let first = self.range.start + elements.start * bits / 8;
+        let last = self.range.start + (elements.end * bits).div_ceil(8);
+        first..last.min(self.range.end)
+    }
+}
+
+impl Source for StoredTensor {
+    fn spec(&self) -> &TensorSpec {
+        &self.spec
+    }
+
+    fn read(&self, start: usize, out: &mut [f32]) -> Result<()> {
+        let float = Float::of(self.spec.dtype).ok_or_else(|| {
+            Error::input("a tensor of this dtype cannot take part in arithmetic")
+                .file(self.shard.mapping.path())
+                .tensor(&self.spec.name)
+                .expected("F32, F16 or BF16", self.spec.dtype)
+        })?;
+        let stored = &self.shard.mapping.bytes()[self.range.clone()];
+        let bytes = start
+            .checked_mul(float.size())
+            .and_then(|first| stored.get(first..first + out.len() * float.size()))
+            .ok_or_else(|| {
+                Error::internal("a read past the end of a tensor").tensor(&self.spec.name)
+            })?;
+        Kernels::best().decode(float, bytes, out);
+        Ok(())
+    }
+
+    fn stored(&self) -> Option<&[u8]> {
+        Some(&self.shard.mapping.bytes()[self.range.clone()])
+    }
+
+    fn prefetch(&self, elements: Range<usize>) {
+        self.shard.mapping.prefetch(self.file_range(elements));
+    }
+
+    fn release(&self, elements: Range<usize>) {
+        self.shard.mapping.release(self.file_range(elements));
+    }
+}
+
+/// The tensors of a checkpoint by name.
+pub(super) type Tensors = BTreeMap<String, StoredTensor>;
+
+/// Opens every shard of the checkpoint in `folder` and cross-checks them with the index.
+pub(super) fn open(folder: &Path) -> Result<(Vec<Arc<Shard>>, Tensors)> {
+    let index = read_index(folder)?;
+    let files = match &index {
+        Some(index) => index.weight_map.values().cloned().collect(),
+        None => unindexed_files(folder)?,
+    };
+    let mut shards = Vec::new();
+    let mut tensors = Tensors::new();
+    for file in &files {
+        let (shard, specs) = open_shard(folder, file)?;
+        let shard = Arc::new(shard);
+        for (spec, range) in specs {
+            let name = spec.name.clone();
+            let tensor = StoredTensor {
+                spec,
+                shard: Arc::clone(&shard),
+                range,
+            };
+            if let Some(other) = tensors.insert(name.clone(), tensor) {
+                return Err(Error::input("a tensor stands in two shards")
+                    .file(&folder.join(file))
+                    .tensor(&name)
+                    .fact("also in", &other.shard.file));
+            }
+        }
+        shards.push(shard);
+    }
+    if let Some(index) = &index {
+        check_index(folder, index, &tensors)?;
+    }
+    Ok((shards, tensors))
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn read_index(folder: &Path) -> Result<Option<Index>> {
+    let path = folder.join(INDEX);
+    match std::fs::metadata(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("open the index", &path, &e)),
+        Ok(metadata) if metadata.len() > MAX_INDEX_BYTES => {
+            return Err(Error::input("the index is too large")
+                .file(&path)
+                .expected(format!("at most {MAX_INDEX_BYTES} bytes"), metadata.len()));
+        }
+        Ok(_) => {}
+    }
+    let bytes = std::fs::read(&path).map_err(|e| Error::io("read the index", &path, &e))?;
+    parse_index(&bytes)
+        .map(|weight_map| Some(Index { weight_map }))
+        .map_err(|e| e.file(&path))
+}
+
+/// Reads the `weight_map` of a `model.safetensors.index.json`; a file name that leaves the folder
+/// is refused.
+pub fn parse_index(bytes: &[u8]) -> Result<BTreeMap<String, String>> {
+    let index: Index = serde_json::from_slice(bytes).map_err(|e| {
+        Error::input("the index is not valid").fact("reason", e.to_string())
+    })?;
+    for (tensor, file) in &index.weight_map {
+        let mut parts = Path::new(file).components();
+        let plain = matches!(
+            (parts.next(), parts.next()),
+            (Some(Component::Normal(_)), None)
+        );
+        if !plain || file.contains(['\\', '/', '\0']) {
+            return Err(Error::input("the index names a file outside its folder")
+                .tensor(tensor)
+                .expected("a plain file name", format!("{file:?}")));
+        }
+    }
+    if index.weight_map.is_empty() {
+        return Err(Error::input("the index names no tensor"));
+    }
+    Ok(index.weight_map)
+}
+
+/// The shards of a folder without an index: `model.safetensors`, the one safetensors file, or a
+/// complete set `NAME-00001-of-0000N.safetensors`.
+fn unindexed_files(folder: &Path) -> Result<BTreeSet<String>> {
+    if folder.join(SINGLE).exists() {
+        return Ok(BTreeSet::from([SINGLE.to_string()]));
+    }
+    let entries =
+        std::fs::read_dir(folder).map_err(|e| Error::io("list the model folder", folder, &e))?;
+    let mut found = BTreeSet::new();
+    let mut pickled = BTreeSet::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::io("list the model folder", folder, &e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".safetensors") {
+            found.insert(name);
+        } else if name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth") {
+            pickled.insert(name);
+        }
+    }
+    if found.len() == 1 || numbered_set(&found) {
+        return Ok(found);
+    }
+    let error = Error::input("no safetensors weights in the model folder")
+        .file(folder)
+        .expected(format!("{SINGLE} or {INDEX}"), {
+            let names = found.iter().chain(&pickled).map(String::as_str);
+            Some(list(names)).filter(|l| !l.is_empty()).unwrap_or("neither".to_string())
+        });
+    Err(if pickled.is_empty() {
+        error
+    } else {
+        error.hint("PyTorch pickle files are not read; save the model with safe_serialization=True")
+    })
+}
+
+/// Whether the files are exactly shards 1 to N of one set of N.
+fn numbered_set(files: &BTreeSet<String>) -> bool {
+    let expected = |stem: &str| {
+        (1..=files.len())
+            .map(|i| format!("{stem}-{i:05}-of-{:05}.safetensors", files.len()))
+            .collect::<BTreeSet<_>>()
+    };
+    let stem = files.first().and_then(|first| first.split_once("-00001-of-"));
+    stem.is_some_and(|(stem, _)| expected(stem) == *files)
+}
+
+/// A tensor's spec and the byte range of its data in the file.
+type Placed = (TensorSpec, Range<usize>);
+
+fn open_shard(folder: &Path, file: &str) -> Result<(Shard, Vec<Placed>)> {
+    let path: PathBuf = folder.join(file);
+    let mapping = Mapping::open(&path)?;
+    let placed = parse_header(mapping.bytes()).map_err(|e| e.file(&path))?;
+    let shard = Shard {
+        file: file.to_string(),
+        mapping,
+        tensors: placed.iter().map(|(spec, _)| spec.name.clone()).collect(),
+    };
+    Ok((shard, placed))
+}
+
+/// Reads the header of a safetensors file that is given whole; returns its tensors in file order.
+///
+/// # Errors
+/// Anything the format forbids: a header longer than the file, bytes that are not covered, offsets
+/// that overlap, a shape that does not fit its bytes.
+pub fn parse_header(bytes: &[u8]) -> Result<Vec<Placed>> {
+    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| header_error(&e, bytes))?;
+    let data = 8 + header;
+    let mut placed = Vec::new();
+    for name in metadata.offset_keys() {
+        let Some(info) = metadata.info(&name) else {
+            continue;
+        };
+        let range = data + info.data_offsets.0..data + info.data_offsets.1;
+        let spec = TensorSpec {
+            name,
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+        };
+        placed.push((spec, range));
+    }
+    Ok(placed)
+}
+
+fn header_error(error: &SafeTensorError, bytes: &[u8]) -> Error {
+    let declared = bytes
+        .first_chunk::<8>()
+        .map_or(0, |len| u64::from_le_bytes(*len));
+    match error {
+        SafeTensorError::HeaderTooSmall => Error::input("the file is too short to be safetensors")
+            .expected("at least 8 bytes", bytes.len()),
+        SafeTensorError::InvalidHeaderLength | SafeTensorError::HeaderTooLarge => {
+            Error::input("the safetensors header is longer than the file or than the format allows")
+                .expected(format!("at most {} bytes", bytes.len().saturating_sub(8)), declared)
+                .hint("the file is truncated or not a safetensors file; fetch it again")
+        }
+        SafeTensorError::MetadataIncompleteBuffer => {
+            Error::input("the safetensors file does not end where its header says")
+                .fact("found", format!("{} bytes", bytes.len()))
+                .hint("the file is truncated or has bytes after its end; fetch it again")
+        }
+        SafeTensorError::InvalidOffset(name) => {
+            Error::input("the safetensors header places a tensor over another or leaves a hole")
+                .tensor(name)
+        }
+        other => Error::input("the safetensors header is not valid").fact("reason", other),
+    }
+}
+
+/// Every tensor of the index stands in the shard the index names, and no shard holds another.
+fn check_index(folder: &Path, index: &Index, tensors: &Tensors) -> Result<()> {
+    let path = folder.join(INDEX);
+    let missing: Vec<&str> = index
+        .weight_map
+        .iter()
+        .filter(|(name, file)| {
+            tensors.get(*name).is_none_or(|tensor| tensor.shard.file != **file)
+        })
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if let Some(first) = missing.first() {
+        return Err(Error::input("the index names tensors that their shards do not hold")
+            .file(&path)
+            .fact("shard", &index.weight_map[*first])
+            .fact("missing", list(missing.iter().copied())));
+    }
+    let extra: Vec<&str> = tensors
+        .keys()
+        .filter(|name| !index.weight_map.contains_key(*name))
+        .map(String::as_str)
+        .collect();
+    if let Some(first) = extra.first() {
+        return Err(Error::input("a shard holds tensors that the index does not name")
+            .file(&path)
+            .fact("shard", &tensors[*first].shard.file)
+            .fact("extra", list(extra.iter().copied())));
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! `Source`: a tensor that can be read by element range as f32.
+
+use crate::error::Result;
+use safetensors::Dtype;
+use std::ops::Range;
+
+/// Name, dtype and shape of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// The name it is stored under.
+    pub name: String,
+    /// The dtype it is stored in.
+    pub dtype: Dtype,
+    /// Its shape, outermost dimension first; empty for a scalar.
+    pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// The number of elements (1 for a scalar). Checked against overflow when the header was read.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The number of bytes the tensor takes in a file.
+    pub fn bytes(&self) -> usize {
+        self.elements() * self.dtype.bitsize() / 8
+    }
+
+    /// The float type of the tensor, where arithmetic on it is possible.
+    pub fn float(&self) -> Option<Float> {
+        Float::of(self.dtype)
+    }
+}
+
+/// The float types that merge arithmetic reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Float {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of a binary32.
+    BF16,
+}
+
+impl Float {
+    /// The float type behind a safetensors dtype, if it is one of the three.
+    pub fn of(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::F32 => Some(Self::F32),
+            Dtype::F16 => Some(Self::F16),
+            Dtype::BF16 => Some(Self::BF16),
+            _ => None,
+        }
+    }
+
+    /// The name recipes and `config.json` use, or a short form of it.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "float32" | "f32" | "fp32" => Some(Self::F32),
+            "float16" | "f16" | "fp16" | "half" => Some(Self::F16),
+            "bfloat16" | "bf16" => Some(Self::BF16),
+            _ => None,
+        }
+    }
+
+    /// The name as `config.json` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::BF16 => "bfloat16",
+        }
+    }
+
+    /// The safetensors dtype.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::BF16 => Dtype::BF16,
+        }
+    }
+
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+}
+
+/// A tensor that can be read by element range as f32.
+///
+/// A stored tensor decodes its bytes; other sources compute their elements on demand. Merge methods
+/// see nothing but this trait.
+pub trait Source: Send + Sync {
+    /// Name, dtype and shape.
+    fn spec(&self) -> &TensorSpec;
+
+    /// Decodes `out.len()` elements from element `start` on.
+    ///
+    /// # Errors
+    /// The range leaves the tensor, or the tensor's dtype has no f32 reading.
+    fn read(&self, start: usize, out: &mut [f32]) -> Result<()>;
+
+    /// The stored bytes, where the tensor is stored as it is read.
+    fn stored(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// Says that the elements are read soon; a hint to start reading ahead.
+    fn prefetch(&self, _elements: Range<usize>) {}
+
+    /// Says that the elements are not read again soon; a hint to give their memory back.
+    fn release(&self, _elements: Range<usize>) {}
+}

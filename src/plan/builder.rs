@@ -1,0 +1,327 @@
+//! Builds a plan from a merge recipe and the opened checkpoints.
+
+use super::placements::{Group, Placement, Placements, place};
+use super::{Input, Job, Model, Options, Plan, Sidecar, Totals, layout, params};
+use crate::engine;
+use crate::error::{Error, Result, list};
+use crate::methods::{Base, COPY, Method, Params};
+use crate::model::{Checkpoint, Float, Place, Sidecars, Source, Stacks, TensorSpec, tied_to};
+use crate::recipe::{Layout, Recipe};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Buffers that models recompute and therefore often do not store; where a model lacks one, the
+/// others' is copied.
+const DERIVED: [&str; 6] = [
+    "rotary_emb.inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+    "position_ids",
+];
+
+pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -> Result<Plan> {
+    let donor = donor(recipe, models);
+    let placements = place(recipe, models)?;
+    for group in &placements.groups {
+        check_group(recipe, group, models)?;
+    }
+    let mut warnings = recipe.warnings.clone();
+    warn_of_mixtures(models, donor, &mut warnings);
+    let mut jobs = Vec::new();
+    for placement in &placements.list {
+        let group = &placements.groups[placement.group];
+        jobs.push(job(recipe, group, placement, models, &mut warnings)?);
+    }
+    if jobs.is_empty() {
+        return Err(Error::input("nothing to merge: the model has no tensors").file(&models[donor].folder));
+    }
+    let shards = layout::shards(&mut jobs, options.shard_size)?;
+    let (config, config_edits) = config(models, donor, &placements, &jobs, &mut warnings)?;
+    let sidecars = Sidecars::find(&models[donor].folder)?;
+    let sidecar_bytes = sidecars
+        .copied
+        .iter()
+        .filter_map(|path| std::fs::metadata(models[donor].folder.join(path)).ok())
+        .map(|metadata| metadata.len())
+        .sum();
+    if !sidecars.left.is_empty() {
+        let left = list(sidecars.left.iter().map(String::as_str));
+        warnings.push(format!("files of {} that are not copied: {left}", models[donor].reference));
+    }
+    let (lanes, memory) = lanes(&jobs, options)?;
+    let totals = Totals {
+        read: read_bytes(&jobs, models),
+        write: shards.iter().map(|shard| shard.size).sum(),
+        sidecars: sidecar_bytes,
+        memory,
+        parameters: jobs.iter().map(|job| job.output.elements() as u64).sum(),
+    };
+    Ok(Plan {
+        models: dropped(recipe, models, &placements, &jobs)?,
+        donor,
+        jobs,
+        shards,
+        config,
+        config_edits,
+        sidecars: sidecars.copied.into_iter().map(|path| Sidecar { model: donor, path }).collect(),
+        seed: options.seed.or(recipe.seed).unwrap_or(0),
+        lanes,
+        totals,
+        warnings,
+    })
+}
+
+/// The base model, or else the first one.
+fn donor(recipe: &Recipe, models: &[Checkpoint]) -> usize {
+    let base = recipe.base_model.as_ref();
+    let found = base.and_then(|base| models.iter().position(|model| model.reference == base.value));
+    found.unwrap_or(0)
+}
+
+/// The method's demands on a group: a base, a number of models, no model twice.
+fn check_group(recipe: &Recipe, group: &Group<'_>, models: &[Checkpoint]) -> Result<()> {
+    let method = recipe.method;
+    let names = || list(group.members.iter().map(|member| models[member.model].reference.as_str()));
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = group.members.iter().find(|member| !seen.insert(member.model)) {
+        return Err(recipe
+            .error(twice.at, "a model is merged with itself")
+            .fact("model", &twice.at.value)
+            .hint("list each model once; raise its weight instead"));
+    }
+    if method.base == Base::Required && group.base.is_none() {
+        let error = recipe.error(&group.at, format!("the method `{}` needs a base model", method.name)).key("base_model");
+        return Err(match &recipe.base_model {
+            None => error.hint("name it with `base_model:`"),
+            Some(_) => error
+                .fact("models", names())
+                .hint("with `slices`, the base model must be one of each slice's sources"),
+        });
+    }
+    if !method.inputs.allows(group.members.len()) {
+        return Err(recipe
+            .error(&group.at, format!("the method `{}` does not take this many models", method.name))
+            .key("merge_method")
+            .expected(format!("{} models, the base included", method.inputs), format!("{} ({})", group.members.len(), names())));
+    }
+    Ok(())
+}
+
+fn warn_of_mixtures(models: &[Checkpoint], donor: usize, warnings: &mut Vec<String>) {
+    let lead = &models[donor];
+    for model in models {
+        if model.config.model_type() != lead.config.model_type() {
+            warnings.push(format!(
+                "{} is a {}, {} a {}: they are merged because their tensors match by name and shape",
+                model.reference,
+                model.config.model_type().unwrap_or("model without a type"),
+                lead.reference,
+                lead.config.model_type().unwrap_or("model without a type"),
+            ));
+        }
+    }
+}
+
+fn job(
+    recipe: &Recipe,
+    group: &Group<'_>,
+    placement: &Placement,
+    models: &[Checkpoint],
+    warnings: &mut Vec<String>,
+) -> Result<Job> {
+    let lead_at = group.base.unwrap_or(0);
+    let mut inputs = Vec::new();
+    let mut specs: Vec<&TensorSpec> = Vec::new();
+    let mut missing = Vec::new();
+    for (member, name) in group.members.iter().zip(&placement.names) {
+        match models[member.model].tensor_or_tied(name) {
+            Some((stored, tensor)) => {
+                inputs.push(Input { model: member.model, tensor: stored.to_string() });
+                specs.push(tensor.spec());
+            }
+            None => missing.push((member, name)),
+        }
+    }
+    let lead_name = &placement.names[lead_at];
+    let lead = models[group.members[lead_at].model]
+        .tensor_or_tied(lead_name)
+        .map(|(_, tensor)| tensor.spec())
+        .ok_or_else(|| Error::internal("a planned tensor is not there").tensor(lead_name))?;
+    let derived = DERIVED.iter().any(|ending| placement.output.ends_with(ending));
+    if let Some((member, name)) = missing.first().filter(|_| !derived) {
+        return Err(recipe
+            .error(member.at, "a model lacks a tensor that the others have")
+            .tensor(name)
+            .fact("model", &member.at.value)
+            .fact("has it", &models[group.lead().model].reference)
+            .hint("models merge when they share an architecture: the same tensors, by name and shape"));
+    }
+    for (input, spec) in inputs.iter().zip(&specs) {
+        if spec.shape != lead.shape {
+            return Err(shape_error(recipe, placement, models, input, spec, lead));
+        }
+    }
+    let arithmetic = missing.is_empty() && specs.iter().all(|spec| spec.float().is_some());
+    if let Some((member, _)) = missing.first() {
+        warnings.push(format!(
+            "{} does not store {}; it is copied from the models that do",
+            models[member.model].reference, placement.output
+        ));
+    }
+    let float = lead.float().map(|kept| recipe.out_dtype.or(recipe.dtype).unwrap_or(kept));
+    let dtype = float.filter(|_| arithmetic).map_or(lead.dtype, Float::dtype);
+    let (method, resolved): (&'static Method, Params) = if arithmetic {
+        (recipe.method, params::resolve(recipe, recipe.method, group, placement)?)
+    } else {
+        (&COPY, Params::default())
+    };
+    (method.check)(&resolved).map_err(|reason| {
+        recipe.error(&group.at, reason).tensor(&placement.output).fact("method", method.name)
+    })?;
+    Ok(Job {
+        output: TensorSpec { name: placement.output.clone(), dtype, shape: lead.shape.clone() },
+        method,
+        inputs,
+        base: group.base.filter(|_| arithmetic),
+        params: resolved,
+        random_key: placement.random_key.clone(),
+        shard: 0,
+        offset: 0,
+    })
+}
+
+fn shape_error(
+    recipe: &Recipe,
+    placement: &Placement,
+    models: &[Checkpoint],
+    input: &Input,
+    spec: &TensorSpec,
+    lead: &TensorSpec,
+) -> Error {
+    let error = Error::input("the models disagree on the shape of a tensor")
+        .file(&recipe.file)
+        .tensor(&placement.output)
+        .fact("model", &models[input.model].reference)
+        .expected(format!("{:?}", lead.shape), format!("{:?}", spec.shape));
+    let same_rest = spec.shape.len() == lead.shape.len() && spec.shape.get(1..) == lead.shape.get(1..);
+    if same_rest && Stacks::place("", &placement.output) == Place::Before {
+        return error.hint("the vocabularies have different sizes; models must share one for now");
+    }
+    error
+}
+
+/// The output's config and what was changed in it.
+fn config(
+    models: &[Checkpoint],
+    donor: usize,
+    placements: &Placements<'_>,
+    jobs: &[Job],
+    warnings: &mut Vec<String>,
+) -> Result<(String, Vec<String>)> {
+    let mut config = models[donor].config.clone();
+    let mut edits = Vec::new();
+    let mut by_float: BTreeMap<Float, u64> = BTreeMap::new();
+    for job in jobs {
+        if let Some(float) = job.output.float() {
+            *by_float.entry(float).or_default() += job.output.bytes() as u64;
+        }
+    }
+    if let Some((float, _)) = by_float.into_iter().max_by_key(|(_, bytes)| *bytes) {
+        config.set_dtype(float.name());
+        edits.push(format!("dtype: {}", float.name()));
+    }
+    if let Some(kept) = &placements.kept {
+        let (_, old) = models[donor].stacks.single()?;
+        let same = kept.iter().copied().eq(0..old);
+        if !same {
+            if let Some(beyond) = kept.iter().find(|layer| **layer >= old) {
+                return Err(Error::input("the config cannot follow the layers: a slice takes a layer that its model lacks")
+                    .file(config.path())
+                    .expected(format!("layers below {old}"), beyond)
+                    .hint("name the deepest model as base_model, since the config is the base's"));
+            }
+            edits.push(format!("layers: {old} → {}", kept.len()));
+            for edit in config.follow_layers(old, kept)? {
+                edits.push(format!("{}: {} → {} entries", edit.key, edit.lengths.0, edit.lengths.1));
+            }
+            for key in config.positional_keys() {
+                warnings.push(format!("config key {key} depends on layer positions; check it after the layer edit"));
+            }
+        }
+    }
+    Ok((config.to_text(), edits))
+}
+
+/// Threads that fit the memory budget, and the memory they take.
+fn lanes(jobs: &[Job], options: &Options) -> Result<(usize, u64)> {
+    let lane = jobs.iter().map(engine::lane_bytes).max().unwrap_or(0);
+    let fixed = engine::FIXED_BYTES;
+    let lanes = (options.memory.saturating_sub(fixed) / lane.max(1)).min(options.threads as u64);
+    if lanes == 0 {
+        return Err(Error::input("the memory budget is too small for one thread")
+            .key("--memory")
+            .expected(format!("at least {} bytes", fixed + lane), options.memory));
+    }
+    Ok((lanes as usize, fixed + lanes * lane))
+}
+
+/// Bytes of the distinct input tensors.
+fn read_bytes(jobs: &[Job], models: &[Checkpoint]) -> u64 {
+    let used: BTreeSet<&Input> = jobs.iter().flat_map(|job| &job.inputs).collect();
+    used.iter()
+        .filter_map(|input| models[input.model].tensor(&input.tensor))
+        .map(|tensor| tensor.spec().bytes() as u64)
+        .sum()
+}
+
+/// For each model, its tensors that no job reads, with the reason.
+fn dropped(
+    recipe: &Recipe,
+    models: &[Checkpoint],
+    placements: &Placements<'_>,
+    jobs: &[Job],
+) -> Result<Vec<Model>> {
+    let used: BTreeSet<(usize, &str)> = jobs
+        .iter()
+        .flat_map(|job| &job.inputs)
+        .map(|input| (input.model, input.tensor.as_str()))
+        .collect();
+    let lead_model = placements.groups[0].lead().model;
+    let lead = &models[lead_model];
+    let mut all = Vec::new();
+    for (i, model) in models.iter().enumerate() {
+        let mut dropped = BTreeMap::new();
+        for name in model.tensors().keys() {
+            if used.contains(&(i, name.as_str())) {
+                continue;
+            }
+            let tied = tied_to(name, |name| model.tensor(name).is_some());
+            let reason = match (&recipe.layout, tied) {
+                (Layout::Models(_), Some(embedding)) => {
+                    if lead.config.tied() == Some(true) && model.config.tied() == Some(false) {
+                        return Err(Error::input("the models disagree on tied embeddings")
+                            .file(&recipe.file)
+                            .tensor(name)
+                            .fact("tied", &lead.reference)
+                            .fact("untied", &model.reference)
+                            .hint("name the untied model as base_model, so that the output keeps a head of its own"));
+                    }
+                    format!("tied to {embedding}")
+                }
+                (Layout::Models(_), None) => format!("{} has no such tensor", lead.reference),
+                (Layout::Slices(_), _) => {
+                    let stack = model.stacks.single().map(|(stack, _)| stack).unwrap_or_default();
+                    match Stacks::place(stack, name) {
+                        Place::Layer(_) => "its layer is in no slice".to_string(),
+                        Place::Before => "the first slice gives the embeddings".to_string(),
+                        Place::Behind => "the last slice gives what follows the layers".to_string(),
+                    }
+                }
+            };
+            dropped.insert(name.clone(), reason);
+        }
+        all.push(Model { reference: model.reference.clone(), dropped });
+    }
+    Ok(all)
+}

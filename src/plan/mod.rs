@@ -1,0 +1,132 @@
+//! The plan: what will be read, computed and written, as plain data.
+//!
+//! A plan is made from a recipe and the opened checkpoints' headers and configs; no weight is read.
+//! Everything that runs (engine, writer, lineage) knows plans alone.
+
+mod builder;
+mod layout;
+mod params;
+mod placements;
+mod report;
+
+pub use layout::Shard;
+pub use report::Totals;
+pub(crate) use report::bytes;
+pub(crate) use layout::index;
+
+use crate::error::Result;
+use crate::methods::{Method, Params};
+use crate::model::{Checkpoint, TensorSpec};
+use crate::recipe::Recipe;
+use std::collections::BTreeMap;
+
+/// What the command line adds to a recipe.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Overrides the recipe's `random_seed`.
+    pub seed: Option<u64>,
+    /// The largest shard, in bytes of tensors.
+    pub shard_size: u64,
+    /// Worker threads.
+    pub threads: usize,
+    /// Anonymous memory to stay within, in bytes.
+    pub memory: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seed: None,
+            shard_size: 5_000_000_000,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: 256 << 20,
+        }
+    }
+}
+
+/// A model that takes part.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// How the recipe refers to it.
+    pub reference: String,
+    /// Its tensors that do not reach the output, with the reason.
+    pub dropped: BTreeMap<String, String>,
+}
+
+/// A stored tensor of one of the models.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Input {
+    /// Index of the model in [`Plan::models`].
+    pub model: usize,
+    /// The name it is stored under.
+    pub tensor: String,
+}
+
+/// One output tensor: where it goes and how it is made.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Name, dtype and shape of the output.
+    pub output: TensorSpec,
+    /// The method that makes it.
+    pub method: &'static Method,
+    /// The tensors it is made of, in the order of the recipe.
+    pub inputs: Vec<Input>,
+    /// Which of the inputs is the base, where the method needs one.
+    pub base: Option<usize>,
+    /// The method's parameters for this tensor.
+    pub params: Params,
+    /// The name that keys the tensor's random numbers: the output's, or, for a tied head that is
+    /// stored, its embedding's, so that both stay equal.
+    pub random_key: String,
+    /// Index of its shard in [`Plan::shards`].
+    pub shard: usize,
+    /// Where its bytes go in the shard's file.
+    pub offset: u64,
+}
+
+/// A file that is copied from a model's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    /// Index of the model it comes from.
+    pub model: usize,
+    /// Its path relative to the folder, here and there.
+    pub path: String,
+}
+
+/// Everything a merge will do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The models, in the order the recipe first mentions them.
+    pub models: Vec<Model>,
+    /// Index of the model whose config, names and sidecars the output has.
+    pub donor: usize,
+    /// The jobs, in output order.
+    pub jobs: Vec<Job>,
+    /// The output's shards.
+    pub shards: Vec<Shard>,
+    /// The text of the output's `config.json`.
+    pub config: String,
+    /// What was changed in the config, in words.
+    pub config_edits: Vec<String>,
+    /// The files to copy.
+    pub sidecars: Vec<Sidecar>,
+    /// The seed of every random number.
+    pub seed: u64,
+    /// Threads to run with, after the memory budget.
+    pub lanes: usize,
+    /// What it reads, writes and takes.
+    pub totals: Totals,
+    /// Likely mistakes, and decisions the user should know of.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Plans a merge. `models` are the checkpoints behind [`Recipe::references`], in that order.
+    ///
+    /// # Errors
+    /// The recipe does not fit the models: missing tensors, shapes that differ, parameters that are
+    /// not set, layers out of range, a base that is missing, too little memory.
+    pub fn new(recipe: &Recipe, models: &[Checkpoint], options: &Options) -> Result<Self> {
+        builder::build(recipe, models, options)
+    }
+}

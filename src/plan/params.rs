@@ -1,0 +1,76 @@
+//! Resolves a method's parameters for one tensor: slice source, then slice, then model, then global.
+
+use super::placements::{Group, Placement};
+use crate::error::{Error, Result};
+use crate::methods::{Default, Method, Param, Params, Scope, Value};
+use crate::recipe::{Parameters, Recipe};
+
+/// The parameters of `method` for a placement; `names` are the members' tensor names.
+pub(super) fn resolve(
+    recipe: &Recipe,
+    method: &'static Method,
+    group: &Group<'_>,
+    placement: &Placement,
+) -> Result<Params> {
+    let mut params = Params::default();
+    let shared = [group.parameters, Some(&recipe.parameters)];
+    for param in method.params.iter().filter(|param| param.scope == Scope::Shared) {
+        let missing = || unset(recipe, param, placement).fact("file", format!("{}", recipe.file.display()));
+        if let Some(value) = resolve_one(param, &shared, &placement.output, placement.t, missing)? {
+            params.shared.insert(param.name, value);
+        }
+    }
+    for (i, (member, name)) in group.members.iter().zip(&placement.names).enumerate() {
+        let levels = [member.parameters, group.parameters, Some(&recipe.parameters)];
+        let mut values = std::collections::BTreeMap::new();
+        for param in method.params {
+            if param.scope == Scope::Shared || (param.scope == Scope::NonBase && group.base == Some(i)) {
+                continue;
+            }
+            let missing = || {
+                let error = recipe
+                    .error(member.at, format!("the parameter `{}` is not set for a model", param.name))
+                    .key(param.name)
+                    .fact("model", &member.at.value)
+                    .tensor(name);
+                if member.parameters.is_none() {
+                    return error.hint(format!(
+                        "base_model joins the merged models; list it under `models` with its own `{}`, or set a global one",
+                        param.name
+                    ));
+                }
+                error.hint(format!("set `{}` under the model's `parameters`, or globally", param.name))
+            };
+            if let Some(value) = resolve_one(param, &levels, name, placement.t, missing)? {
+                values.insert(param.name, value);
+            }
+        }
+        params.inputs.push(values);
+    }
+    Ok(params)
+}
+
+fn unset(recipe: &Recipe, param: &Param, placement: &Placement) -> Error {
+    let method = recipe.method.name;
+    Error::input(format!("the parameter `{}` of `{method}` is not set", param.name))
+        .key(format!("parameters.{}", param.name))
+        .tensor(&placement.output)
+        .fact("expected", param.expectation())
+}
+
+fn resolve_one(
+    param: &Param,
+    levels: &[Option<&Parameters>],
+    name: &str,
+    t: f64,
+    missing: impl FnOnce() -> Error,
+) -> Result<Option<Value>> {
+    let mut settings = levels.iter().flatten().filter_map(|level| level.get(param.name));
+    if let Some(value) = settings.find_map(|setting| setting.value(name, t)) {
+        return Ok(Some(value));
+    }
+    match param.default {
+        Default::Required => Err(missing()),
+        _ => Ok(param.default_value()),
+    }
+}

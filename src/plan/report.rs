@@ -1,0 +1,178 @@
+//! A plan's totals, and its printed and JSON forms.
+
+use super::{Job, Plan, Sidecar};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// What a plan reads, writes and takes, in bytes unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Bytes of the input tensors that are used, each counted once.
+    pub read: u64,
+    /// Bytes of the output's tensors and headers.
+    pub write: u64,
+    /// Bytes of the sidecars.
+    pub sidecars: u64,
+    /// Anonymous memory of the run at most.
+    pub memory: u64,
+    /// Elements of all output tensors.
+    pub parameters: u64,
+}
+
+impl Totals {
+    /// Disk space the output takes.
+    pub fn disk(&self) -> u64 {
+        self.write + self.sidecars
+    }
+}
+
+/// Bytes in words, in powers of 1000.
+pub(crate) fn bytes(count: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.95 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{count} B"),
+        _ => format!("{value:.1} {}", units[unit]),
+    }
+}
+
+impl Plan {
+    /// The plan for people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let _ = self.write_text(&mut text);
+        text
+    }
+
+    fn write_text(&self, out: &mut String) -> std::fmt::Result {
+        let totals = &self.totals;
+        writeln!(out, "models")?;
+        for (i, model) in self.models.iter().enumerate() {
+            let role = if i == self.donor { "  (config, names and sidecars)" } else { "" };
+            writeln!(out, "  {}{role}", model.reference)?;
+        }
+        let mut by_method: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+        for job in &self.jobs {
+            let entry = by_method.entry(job.method.name).or_default();
+            entry.0 += 1;
+            entry.1 += job.output.bytes() as u64;
+        }
+        writeln!(out, "tensors")?;
+        for (method, (count, size)) in by_method {
+            writeln!(out, "  {method:<16} {count:>6} tensors  {:>10}", bytes(size))?;
+        }
+        let dropped: usize = self.models.iter().map(|model| model.dropped.len()).sum();
+        if dropped > 0 {
+            writeln!(out, "  not used         {dropped:>6} tensors")?;
+            for model in &self.models {
+                for (reason, names) in by_reason(&model.dropped) {
+                    writeln!(out, "    {}: {} ({reason})", model.reference, crate::error::list(names))?;
+                }
+            }
+        }
+        writeln!(out, "reads    {}", bytes(totals.read))?;
+        let files = self.shards.len();
+        let plural = if files == 1 { "" } else { "s" };
+        writeln!(
+            out,
+            "writes   {} in {files} shard{plural}, {} parameters",
+            bytes(totals.write),
+            totals.parameters
+        )?;
+        writeln!(out, "sidecars {} files, {}", self.sidecars.len(), bytes(totals.sidecars))?;
+        writeln!(out, "disk     {}", bytes(totals.disk()))?;
+        writeln!(out, "memory   {} at most, with {} threads", bytes(totals.memory), self.lanes)?;
+        writeln!(out, "seed     {}", self.seed)?;
+        for edit in &self.config_edits {
+            writeln!(out, "config   {edit}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(out, "warning  {warning}")?;
+        }
+        Ok(())
+    }
+
+    /// The whole plan as JSON.
+    pub fn json(&self) -> Value {
+        let totals = &self.totals;
+        json!({
+            "models": self.models.iter().map(|model| json!({
+                "model": model.reference,
+                "dropped": model.dropped,
+            })).collect::<Vec<_>>(),
+            "donor": self.models[self.donor].reference,
+            "jobs": self.jobs.iter().map(|job| self.job(job)).collect::<Vec<_>>(),
+            "shards": self.shards.iter().map(|shard| json!({
+                "file": shard.file,
+                "size": shard.size,
+            })).collect::<Vec<_>>(),
+            "config": serde_json::from_str::<Value>(&self.config).unwrap_or_default(),
+            "config_edits": self.config_edits,
+            "sidecars": self.sidecars.iter().map(|Sidecar { model, path }| json!({
+                "model": self.models[*model].reference,
+                "path": path,
+            })).collect::<Vec<_>>(),
+            "seed": self.seed,
+            "threads": self.lanes,
+            "totals": {
+                "read_bytes": totals.read,
+                "write_bytes": totals.write,
+                "disk_bytes": totals.disk(),
+                "memory_bytes": totals.memory,
+                "parameters": totals.parameters,
+            },
+            "warnings": self.warnings,
+        })
+    }
+
+    fn job(&self, job: &Job) -> Value {
+        json!({
+            "tensor": job.output.name,
+            "dtype": job.output.dtype.to_string(),
+            "shape": job.output.shape,
+            "method": job.method.name,
+            "inputs": self.inputs_json(job),
+            "base": job.base,
+            "parameters": job.params,
+            "shard": self.shards[job.shard].file,
+            "offset": job.offset,
+        })
+    }
+
+    /// The inputs of a job with their models' references.
+    pub(crate) fn inputs_json(&self, job: &Job) -> Vec<Value> {
+        let inputs = job.inputs.iter();
+        inputs
+            .map(|input| json!({"model": self.models[input.model].reference, "tensor": input.tensor}))
+            .collect()
+    }
+}
+
+/// Groups dropped tensors by their reason.
+fn by_reason(dropped: &BTreeMap<String, String>) -> BTreeMap<&str, Vec<&str>> {
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, reason) in dropped {
+        reasons.entry(reason).or_default().push(name);
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn bytes_in_words() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1_980_720), "2.0 MB");
+        assert_eq!(bytes(999_960), "1.0 MB");
+        assert_eq!(bytes(5_000_000_000), "5.0 GB");
+    }
+}

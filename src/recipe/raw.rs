@@ -1,0 +1,131 @@
+//! The shape of a recipe's YAML. Unknown keys are refused here, with the nearest known one.
+
+use super::setting::Setting;
+use super::{Located, place};
+use crate::error::{Error, Result, nearest};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_yaml::{Location, Spanned};
+use std::fmt;
+use std::path::Path;
+
+/// A recipe as written.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRecipe {
+    pub(super) merge_method: Spanned<String>,
+    pub(super) models: Option<Spanned<Vec<RawModel>>>,
+    pub(super) slices: Option<Spanned<Vec<RawSlice>>>,
+    pub(super) base_model: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) parameters: RawParameters,
+    pub(super) dtype: Option<Spanned<String>>,
+    pub(super) out_dtype: Option<Spanned<String>>,
+    pub(super) random_seed: Option<Spanned<u64>>,
+    pub(super) modules: Option<Spanned<IgnoredAny>>,
+    pub(super) tokenizer_source: Option<Spanned<IgnoredAny>>,
+    pub(super) tokenizer: Option<Spanned<IgnoredAny>>,
+    pub(super) chat_template: Option<Spanned<IgnoredAny>>,
+}
+
+/// An entry of `models`.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawModel {
+    pub(super) model: Spanned<String>,
+    #[serde(default)]
+    pub(super) parameters: RawParameters,
+}
+
+/// An entry of `slices`.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSlice {
+    pub(super) sources: Spanned<Vec<RawSource>>,
+    pub(super) base_model: Option<Spanned<String>>,
+    pub(super) residual_weight: Option<Spanned<f64>>,
+    #[serde(default)]
+    pub(super) parameters: RawParameters,
+}
+
+/// An entry of a slice's `sources`.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSource {
+    pub(super) model: Spanned<String>,
+    pub(super) layer_range: Spanned<Vec<i64>>,
+    #[serde(default)]
+    pub(super) parameters: RawParameters,
+}
+
+/// A `parameters` block: names with their places, and settings.
+#[derive(Default)]
+pub(super) struct RawParameters(pub(super) Vec<(Spanned<String>, Setting)>);
+
+impl<'de> Deserialize<'de> for RawParameters {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = RawParameters;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping of parameter names to values")
+            }
+
+            fn visit_unit<E>(self) -> Result<RawParameters, E> {
+                Ok(RawParameters::default())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawParameters, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(name) = map.next_key::<Spanned<String>>()? {
+                    entries.push((name, map.next_value()?));
+                }
+                Ok(RawParameters(entries))
+            }
+        }
+        deserializer.deserialize_any(Entries)
+    }
+}
+
+/// Parses one YAML document.
+pub(super) fn parse(file: &Path, text: &str) -> Result<RawRecipe> {
+    serde_yaml::from_str(text).map_err(|e| yaml_error(file, e.without_snippet()))
+}
+
+/// A value with its place, as the rest of the crate keeps it.
+pub(super) fn located<T>(spanned: Spanned<T>) -> Located<T> {
+    let (line, column) = (spanned.referenced.line(), spanned.referenced.column());
+    Located { value: spanned.value, line, column }
+}
+
+fn at(file: &Path, location: Option<Location>) -> String {
+    location.map_or_else(|| place(file, 0, 0), |l| place(file, l.line(), l.column()))
+}
+
+/// Restates an error of the YAML reader in this crate's terms.
+fn yaml_error(file: &Path, error: &serde_yaml::Error) -> Error {
+    let place = at(file, error.location());
+    match error {
+        serde_yaml::Error::SerdeUnknownField { field, expected, .. } => {
+            let known = Error::input(format!("unknown key `{field}`"))
+                .fact("file", place)
+                .key(field)
+                .fact("expected", format!("one of {}", expected.join(", ")));
+            match nearest(field, expected.iter().copied()) {
+                Some(near) => known.hint(format!("did you mean `{near}`?")),
+                None => known,
+            }
+        }
+        serde_yaml::Error::SerdeMissingField { field, .. } => {
+            Error::input(format!("the key `{field}` is missing")).fact("file", place).key(field)
+        }
+        serde_yaml::Error::MultipleDocuments { .. } => {
+            Error::input("several YAML documents in one recipe are not supported yet").fact("file", place)
+        }
+        other => {
+            let reason = other.to_string();
+            let reason = reason.lines().next().unwrap_or_default();
+            Error::input("the recipe is not what a recipe must be").fact("file", place).fact("reason", reason)
+        }
+    }
+}

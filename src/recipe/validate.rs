@@ -1,0 +1,223 @@
+//! From the raw YAML to a checked [`Recipe`], with the methods' table in hand.
+
+use super::raw::{RawParameters, RawRecipe, RawSlice, located};
+use super::{Layout, Located, ModelInput, Parameters, Recipe, Slice, SliceSource};
+use crate::error::{Error, Result, nearest};
+use crate::methods::{METHODS, Method, Param, ParamKind, Value};
+use crate::model::Float;
+use serde_yaml::Spanned;
+use std::path::Path;
+
+/// What a parameters block is checked against.
+struct Context<'a> {
+    file: &'a Path,
+    method: &'static Method,
+    warnings: Vec<String>,
+}
+
+pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe> {
+    let name = located(raw.merge_method);
+    let method = Method::named(&name.value).ok_or_else(|| unknown_method(file, &name))?;
+    let later = [
+        ("modules", raw.modules.map(|v| located(v).map(()))),
+        ("tokenizer_source", raw.tokenizer_source.map(|v| located(v).map(()))),
+        ("tokenizer", raw.tokenizer.map(|v| located(v).map(()))),
+        ("chat_template", raw.chat_template.map(|v| located(v).map(()))),
+    ];
+    for (key, value) in later {
+        if let Some(value) = value {
+            return Err(error(file, &value, format!("the key `{key}` is not supported yet")).key(key));
+        }
+    }
+    let mut context = Context { file, method, warnings: Vec::new() };
+    let parameters = context.parameters("parameters", raw.parameters)?;
+    let layout = match (raw.models, raw.slices) {
+        (Some(models), None) => {
+            let models = located(models);
+            if models.value.is_empty() {
+                return Err(error(file, &models, "`models` is empty").key("models"));
+            }
+            let mut inputs = Vec::new();
+            for (i, input) in models.value.into_iter().enumerate() {
+                inputs.push(ModelInput {
+                    model: context.reference(&format!("models[{i}].model"), input.model)?,
+                    parameters: context.parameters(&format!("models[{i}].parameters"), input.parameters)?,
+                });
+            }
+            Layout::Models(inputs)
+        }
+        (None, Some(slices)) => {
+            let slices = located(slices);
+            if slices.value.is_empty() {
+                return Err(error(file, &slices, "`slices` is empty").key("slices"));
+            }
+            let slices = slices.value.into_iter().enumerate();
+            Layout::Slices(slices.map(|(i, slice)| context.slice(i, slice)).collect::<Result<_>>()?)
+        }
+        _ => {
+            return Err(error(file, &name, "a recipe needs either `models` or `slices`")
+                .hint("`models` merges whole models, `slices` ranges of their layers"));
+        }
+    };
+    let base_model = raw.base_model.map(|base| context.reference("base_model", base)).transpose()?;
+    let recipe = Recipe {
+        file: file.to_path_buf(),
+        text,
+        method,
+        layout,
+        base_model,
+        parameters,
+        dtype: raw.dtype.map(|dtype| float(file, "dtype", dtype)).transpose()?,
+        out_dtype: raw.out_dtype.map(|dtype| float(file, "out_dtype", dtype)).transpose()?,
+        seed: raw.random_seed.map(|seed| seed.value),
+        warnings: context.warnings,
+    };
+    Ok(recipe)
+}
+
+fn error<T>(file: &Path, at: &Located<T>, message: impl Into<String>) -> Error {
+    Error::input(message).fact("file", super::place(file, at.line, at.column))
+}
+
+fn unknown_method(file: &Path, name: &Located<String>) -> Error {
+    let names = METHODS.iter().map(|method| method.name).collect::<Vec<_>>();
+    let unknown = error(file, name, format!("unknown merge method `{}`", name.value))
+        .key("merge_method")
+        .fact("expected", format!("one of {}", names.join(", ")));
+    match Method::nearest(&name.value) {
+        Some(near) => unknown.hint(format!("did you mean `{near}`?")),
+        None => unknown.hint("`cognate methods` lists them"),
+    }
+}
+
+fn float(file: &Path, key: &str, name: Spanned<String>) -> Result<Float> {
+    let name = located(name);
+    Float::parse(&name.value).ok_or_else(|| {
+        let names = ["float32", "float16", "bfloat16"];
+        let wrong = error(file, &name, format!("unknown dtype `{}`", name.value))
+            .key(key)
+            .fact("expected", format!("one of {}", names.join(", ")));
+        match nearest(&name.value, names) {
+            Some(near) => wrong.hint(format!("did you mean `{near}`?")),
+            None => wrong,
+        }
+    })
+}
+
+impl Context<'_> {
+    fn reference(&self, key: &str, model: Spanned<String>) -> Result<Located<String>> {
+        let model = located(model);
+        if model.value.trim().is_empty() {
+            return Err(error(self.file, &model, "a model reference is empty").key(key));
+        }
+        Ok(model)
+    }
+
+    fn slice(&mut self, index: usize, raw: RawSlice) -> Result<Slice> {
+        let path = format!("slices[{index}]");
+        let sources = located(raw.sources);
+        if sources.value.is_empty() {
+            return Err(error(self.file, &sources, "a slice has no sources").key(format!("{path}.sources")));
+        }
+        if raw.residual_weight.is_some() {
+            self.warnings.push(format!("{path}.residual_weight has no effect (nor has it in mergekit)"));
+        }
+        let places = sources.map(());
+        let mut found: Vec<SliceSource> = Vec::new();
+        for (i, source) in sources.value.into_iter().enumerate() {
+            let path = format!("{path}.sources[{i}]");
+            let layers = located(source.layer_range);
+            let range = match layers.value[..] {
+                [start, end] if 0 <= start && start < end => start as usize..end as usize,
+                [start, end] if start >= 0 && end >= 0 => {
+                    return Err(error(self.file, &layers, "a layer range is empty or reversed")
+                        .key(format!("{path}.layer_range"))
+                        .expected("[start, end] with start < end", format!("[{start}, {end}]")));
+                }
+                _ => {
+                    return Err(error(self.file, &layers, "a layer range is not two layer numbers")
+                        .key(format!("{path}.layer_range"))
+                        .expected("[start, end]", format!("{:?}", layers.value)));
+                }
+            };
+            found.push(SliceSource {
+                model: self.reference(&format!("{path}.model"), source.model)?,
+                layers: layers.map(range),
+                parameters: self.parameters(&format!("{path}.parameters"), source.parameters)?,
+            });
+        }
+        if let Some(odd) = found.iter().find(|s| s.layers.value.len() != found[0].layers.value.len()) {
+            return Err(error(self.file, &odd.layers, "the sources of a slice have different numbers of layers")
+                .key(format!("{path}.sources"))
+                .expected(found[0].layers.value.len(), odd.layers.value.len()));
+        }
+        let base_model = raw.base_model.map(|base| self.reference(&format!("{path}.base_model"), base));
+        let _ = places;
+        Ok(Slice {
+            sources: found,
+            base_model: base_model.transpose()?,
+            parameters: self.parameters(&format!("{path}.parameters"), raw.parameters)?,
+        })
+    }
+
+    /// Checks names, types and ranges of a `parameters` block.
+    fn parameters(&mut self, path: &str, raw: RawParameters) -> Result<Parameters> {
+        let mut checked = Vec::new();
+        for (name, mut setting) in raw.0 {
+            let name = located(name);
+            let key = format!("{path}.{}", name.value);
+            let Some(param) = self.method.param(&name.value) else {
+                self.not_a_parameter(&name, &key)?;
+                continue;
+            };
+            for value in setting.values_mut() {
+                coerce(param, value);
+                param.admits(value).map_err(|expected| {
+                    error(self.file, &name, format!("the parameter `{}` is out of range or of the wrong type", name.value))
+                        .key(&key)
+                        .expected(expected, &*value)
+                })?;
+            }
+            checked.push((name, setting));
+        }
+        Ok(Parameters(checked))
+    }
+
+    /// A parameter of another method is a warning, since mergekit's users leave such behind when
+    /// they change the method; one of no method is an error.
+    fn not_a_parameter(&mut self, name: &Located<String>, key: &str) -> Result<()> {
+        let method = self.method.name;
+        if METHODS.iter().any(|other| other.param(&name.value).is_some()) {
+            let line = name.line;
+            self.warnings.push(format!("{key} (line {line}) has no effect: `{method}` has no such parameter"));
+            return Ok(());
+        }
+        let names: Vec<&str> = self.method.params.iter().map(|param| param.name).collect();
+        let unknown = error(self.file, name, format!("unknown parameter `{}` of the method `{method}`", name.value))
+            .key(key)
+            .fact("expected", format!("one of {}", names.join(", ")));
+        Err(match nearest(&name.value, names) {
+            Some(near) => unknown.hint(format!("did you mean `{near}`?")),
+            None => unknown,
+        })
+    }
+}
+
+/// Reads a value as the parameter's type where the spelling allows it, as mergekit does: a number
+/// in quotes, 0 and 1 for false and true.
+fn coerce(param: &Param, value: &mut Value) {
+    let read = match (param.kind, &*value) {
+        (ParamKind::Number { .. }, Value::Text(text)) => text.trim().parse().ok().map(Value::Number),
+        (ParamKind::Bool, Value::Number(0.0)) => Some(Value::Bool(false)),
+        (ParamKind::Bool, Value::Number(1.0)) => Some(Value::Bool(true)),
+        (ParamKind::Bool, Value::Text(text)) => match text.to_lowercase().as_str() {
+            "true" | "yes" | "on" => Some(Value::Bool(true)),
+            "false" | "no" | "off" => Some(Value::Bool(false)),
+            _ => None,
+        },
+        _ => None,
+    };
+    if let Some(read) = read {
+        *value = read;
+    }
+}
