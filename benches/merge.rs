@@ -1,1 +1,280 @@
-fn main(){}
+//! Whole merges against the copy floor, on a 1.1B-parameter bf16 Llama family made here.
+//!
+//! ```text
+//! cargo bench --bench merge                     # page cache warm
+//! cargo bench --bench merge -- --cold           # as root: drops the page cache before each run
+//! cargo bench --bench merge -- --only ties --runs 3 --dir /big/disk --layers 4
+//! ```
+//!
+//! The copy floor of a case is `cat` of all its inputs to /dev/null plus `cp` of one output's worth.
+//! Floor and merge alternate; each figure is the median of the runs, each ratio is taken pair by
+//! pair. The family (9 GB) stays in the folder for the next time.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const HIDDEN: usize = 2048;
+const FFN: usize = 5632;
+const KV: usize = 256;
+const VOCAB: usize = 32_000;
+
+/// A case: name, merge method and parameters, models, whether there is a base.
+const CASES: [(&str, &str, &[&str], bool); 4] = [
+    ("linear", "weight: 0.3", &["a", "b", "c"], false),
+    ("slerp", "", &["a"], true),
+    ("dare_ties", "weight: 0.5\n      density: 0.5", &["a", "b", "c"], true),
+    ("ties", "weight: 0.5\n      density: 0.5", &["a", "b", "c"], true),
+];
+
+struct Settings {
+    dir: PathBuf,
+    runs: usize,
+    layers: usize,
+    cold: bool,
+    only: Option<String>,
+}
+
+fn main() {
+    let settings = settings();
+    std::fs::create_dir_all(&settings.dir).unwrap();
+    for (seed, name) in ["base", "a", "b", "c"].into_iter().enumerate() {
+        make_model(&settings, name, seed as u64);
+    }
+    println!("| case | floor s | merge s | ratio (min–max) | no digests | inputs digested too | anonymous memory |");
+    println!("|---|---|---|---|---|---|---|");
+    for case in CASES {
+        if settings.only.as_deref().is_none_or(|only| only == case.0) {
+            measure(&settings, case);
+        }
+    }
+}
+
+fn settings() -> Settings {
+    let target = Path::new(env!("CARGO_BIN_EXE_cognate")).parent().unwrap().to_path_buf();
+    let mut settings =
+        Settings { dir: target.join("merge-bench"), runs: 5, layers: 22, cold: false, only: None };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
+        match arg.as_str() {
+            "--dir" => settings.dir = value().into(),
+            "--runs" => settings.runs = value().parse().unwrap(),
+            "--layers" => settings.layers = value().parse().unwrap(),
+            "--only" => settings.only = Some(value()),
+            "--cold" => settings.cold = true,
+            "--bench" => {}
+            other => panic!("unknown argument {other}"),
+        }
+    }
+    settings
+}
+
+fn measure(settings: &Settings, (method, parameters, models, base): (&str, &str, &[&str], bool)) {
+    let recipe = settings.dir.join(format!("{method}.yml"));
+    let mut text = format!("merge_method: {method}\n");
+    if base {
+        text += "base_model: base\n";
+    }
+    if method == "slerp" {
+        text += "parameters:\n  t: 0.4\n";
+    }
+    text += "models:\n";
+    for model in models {
+        text += &format!("  - model: {model}\n");
+        if !parameters.is_empty() {
+            text += &format!("    parameters:\n      {parameters}\n");
+        }
+    }
+    std::fs::write(&recipe, text).unwrap();
+    let mut inputs: Vec<PathBuf> = models.iter().map(|m| weights(settings, m)).collect();
+    if base {
+        inputs.push(weights(settings, "base"));
+    }
+    let cache = settings.dir.join("cache");
+    // Warms the page cache and fills the digest cache.
+    merge(settings, &recipe, "full", &cache);
+    let (mut floors, mut merges, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bare, mut fresh, mut memory) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..settings.runs {
+        let floor = floor(settings, &inputs);
+        let (time, anonymous) = merge(settings, &recipe, "full", &cache);
+        memory = memory.max(anonymous);
+        bare.push(merge(settings, &recipe, "none", &cache).0 / floor);
+        let empty = settings.dir.join("no-cache");
+        let _ = std::fs::remove_dir_all(&empty);
+        fresh.push(merge(settings, &recipe, "full", &empty).0 / floor);
+        floors.push(floor);
+        merges.push(time);
+        ratios.push(time / floor);
+    }
+    let (low, high) = (ratios.iter().copied().fold(f64::MAX, f64::min), ratios.iter().copied().fold(0.0, f64::max));
+    println!(
+        "| {method} | {:.2} | {:.2} | {:.2} ({low:.2}–{high:.2}) | {:.2} | {:.2} | {} MiB |",
+        median(floors),
+        median(merges),
+        median(ratios),
+        median(bare),
+        median(fresh),
+        memory >> 20
+    );
+}
+
+fn weights(settings: &Settings, model: &str) -> PathBuf {
+    settings.dir.join(model).join("model.safetensors")
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Settles write-back, and drops the page cache for cold runs.
+fn settle(settings: &Settings) {
+    assert!(Command::new("sync").status().unwrap().success());
+    if settings.cold {
+        std::fs::write("/proc/sys/vm/drop_caches", "3").expect("dropping caches needs root");
+    }
+}
+
+/// Seconds of `cat INPUTS > /dev/null` plus `cp INPUT OUTPUT`. With a cold cache, the time of reading
+/// the inputs in order and writing one output.
+fn floor(settings: &Settings, inputs: &[PathBuf]) -> f64 {
+    let copy = settings.dir.join("copy");
+    let _ = std::fs::remove_file(&copy);
+    settle(settings);
+    let start = Instant::now();
+    assert!(Command::new("cat").args(inputs).stdout(Stdio::null()).status().unwrap().success());
+    assert!(Command::new("cp").arg(&inputs[0]).arg(&copy).status().unwrap().success());
+    let seconds = start.elapsed().as_secs_f64();
+    let _ = std::fs::remove_file(&copy);
+    seconds
+}
+
+/// Seconds of a merge and its peak of anonymous memory in bytes.
+fn merge(settings: &Settings, recipe: &Path, digests: &str, cache: &Path) -> (f64, u64) {
+    let out = settings.dir.join("out");
+    let _ = std::fs::remove_dir_all(&out);
+    settle(settings);
+    let start = Instant::now();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cognate"))
+        .args(["merge", "--quiet", "--digests", digests, "-o"])
+        .arg(&out)
+        .arg(recipe)
+        .env("COGNATE_CACHE", cache)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut peak = 0;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        peak = peak.max(anonymous(child.id()));
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    assert!(status.success());
+    std::fs::remove_dir_all(&out).unwrap();
+    (seconds, peak)
+}
+
+/// The process's anonymous resident memory in bytes.
+fn anonymous(pid: u32) -> u64 {
+    let mut text = String::new();
+    let _ = File::open(format!("/proc/{pid}/status")).and_then(|mut f| f.read_to_string(&mut text));
+    let line = text.lines().find(|line| line.starts_with("RssAnon:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|n| n.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}
+
+/// The tensors of the model: name and shape.
+fn tensors(layers: usize) -> Vec<(String, Vec<usize>)> {
+    let mut all = vec![
+        ("lm_head.weight".to_string(), vec![VOCAB, HIDDEN]),
+        ("model.embed_tokens.weight".to_string(), vec![VOCAB, HIDDEN]),
+    ];
+    for layer in 0..layers {
+        for (name, shape) in [
+            ("input_layernorm", vec![HIDDEN]),
+            ("mlp.down_proj", vec![HIDDEN, FFN]),
+            ("mlp.gate_proj", vec![FFN, HIDDEN]),
+            ("mlp.up_proj", vec![FFN, HIDDEN]),
+            ("post_attention_layernorm", vec![HIDDEN]),
+            ("self_attn.k_proj", vec![KV, HIDDEN]),
+            ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
+            ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
+            ("self_attn.v_proj", vec![KV, HIDDEN]),
+        ] {
+            all.push((format!("model.layers.{layer}.{name}.weight"), shape));
+        }
+    }
+    all.push(("model.norm.weight".to_string(), vec![HIDDEN]));
+    all
+}
+
+/// Writes a model of bell-shaped weights: the base with deviation 0.02, the others the base plus a
+/// tenth of that.
+fn make_model(settings: &Settings, name: &str, seed: u64) {
+    let folder = settings.dir.join(name);
+    let done = folder.join(format!("done-{}", settings.layers));
+    if done.exists() {
+        return;
+    }
+    println!("making {}", folder.display());
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let tensors = tensors(settings.layers);
+    let mut header = String::from("{\"__metadata__\":{\"format\":\"pt\"}");
+    let mut at = 0;
+    for (name, shape) in &tensors {
+        let end = at + 2 * shape.iter().product::<usize>();
+        header += &format!(",\"{name}\":{{\"dtype\":\"BF16\",\"shape\":{shape:?},\"data_offsets\":[{at},{end}]}}");
+        at = end;
+    }
+    header.push('}');
+    let padded = header.len().next_multiple_of(8);
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(folder.join("model.safetensors")).unwrap());
+    file.write_all(&(padded as u64).to_le_bytes()).unwrap();
+    file.write_all(format!("{header:padded$}").as_bytes()).unwrap();
+    let mut base = Noise(0x9E37_79B9_7F4A_7C15);
+    let mut own = Noise(0xD1B5_4A32_D192_ED03 ^ (seed << 32 | 1));
+    for _ in 0..at / 2 {
+        let mut value = 0.02 * base.next();
+        if seed > 0 {
+            value += 0.002 * own.next();
+        }
+        let bits = value.to_bits();
+        let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        file.write_all(&(rounded as u16).to_le_bytes()).unwrap();
+    }
+    file.flush().unwrap();
+    let config = format!(
+        "{{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":{HIDDEN},\
+         \"intermediate_size\":{FFN},\"num_hidden_layers\":{},\"num_attention_heads\":32,\
+         \"num_key_value_heads\":4,\"vocab_size\":{VOCAB},\"tie_word_embeddings\":false,\
+         \"rms_norm_eps\":1e-05,\"torch_dtype\":\"bfloat16\"}}",
+        settings.layers
+    );
+    std::fs::write(folder.join("config.json"), config).unwrap();
+    std::fs::write(done, "").unwrap();
+}
+
+/// Roughly normal values: the sum of the four bytes' halves of a xorshift state, centred.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        let parts = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D);
+        let sum: u64 = (0..4).map(|i| parts >> (16 * i) & 0xffff).sum();
+        // Four uniform parts of variance 1/12 each: deviation 1/√3 of a part.
+        (sum as f32 / 65_536.0 - 2.0) * 1.732_050_8
+    }
+}

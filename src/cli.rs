@@ -91,7 +91,7 @@ fn size(text: &str) -> std::result::Result<u64, String> {
     };
     let number: f64 = number.parse().map_err(|_| "not a number of bytes".to_string())?;
     let bytes = number * factor as f64;
-    if bytes >= 1.0 && bytes < 1e18 { Ok(bytes as u64) } else { Err("not a sensible number of bytes".to_string()) }
+    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err("not a sensible number of bytes".to_string()) }
 }
 
 /// Prints a result to stdout; a closed pipe is no error.

@@ -48,7 +48,7 @@ fn scope(scope: Scope) -> &'static str {
 }
 
 fn describe(text: &mut String, method: &Method) -> std::fmt::Result {
-    let Reads::Stream { passes } = method.reads;
+    let Reads::Stream { passes, .. } = method.reads;
     let base = if method.base == Base::Required { ", one of them the base" } else { "" };
     writeln!(text, "{}", method.name)?;
     writeln!(text, "  {}", method.summary)?;
@@ -64,7 +64,7 @@ fn describe(text: &mut String, method: &Method) -> std::fmt::Result {
 }
 
 fn row(method: &Method) -> Value {
-    let Reads::Stream { passes } = method.reads;
+    let Reads::Stream { passes, .. } = method.reads;
     json!({
         "name": method.name,
         "summary": method.summary,

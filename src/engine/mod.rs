@@ -15,6 +15,7 @@ pub use staging::Staging;
 pub use tensor_io::TensorIo;
 pub(crate) use lanes::Lanes;
 
+use crate::methods::Reads;
 use crate::plan::Job;
 
 /// Elements of a chunk: the unit of work, of a write and of the order of sums. Part of the numerics.
@@ -37,6 +38,7 @@ pub(crate) fn lane_bytes(job: &Job) -> u64 {
     let tiles = (inputs + 1) * TILE * 4;
     // Two output chunks (one is hashed while the next is made), and the bins of a counting pass.
     let chunks = 2 * CHUNK * job.output.dtype.bitsize().div_ceil(8);
-    let bins = inputs * ((1 << 16) + 1) * 8;
-    (tiles + chunks + 2 * bins) as u64
+    let Reads::Stream { bins, .. } = job.method.reads;
+    let bins = inputs * (bins + 1) * 8;
+    (tiles + chunks + bins) as u64
 }

@@ -66,9 +66,9 @@ pub fn run(plan: &Plan, models: &[Checkpoint], staging: &Staging, options: &RunO
     let (outputs, resumed) = std::thread::scope(|scope| {
         let files = &files;
         scope.spawn(move || files.flush_in_background(&requests));
-        let result = pool.install(|| run_jobs(&context, staging));
-        files.finish_writing();
-        result
+        // Ends the flushing even if a job panics; the scope would wait for it for ever.
+        let _end = EndOfWriting(files);
+        pool.install(|| run_jobs(&context, staging))
     })?;
     if let Some(digests) = &digests {
         pool.install(|| digests.complete(models))?;
@@ -86,6 +86,15 @@ pub fn run(plan: &Plan, models: &[Checkpoint], staging: &Staging, options: &RunO
         of_model(i).into_iter().map(|(name, digest)| (name.to_string(), digest)).collect()
     });
     Ok(Outcome { outputs, inputs: inputs.collect(), resumed })
+}
+
+/// Ends the background flushing when it is dropped.
+struct EndOfWriting<'a>(&'a ShardFiles);
+
+impl Drop for EndOfWriting<'_> {
+    fn drop(&mut self) {
+        self.0.finish_writing();
+    }
 }
 
 /// Runs every job that an interrupted run has not done; returns the digests in job order.

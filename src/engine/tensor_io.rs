@@ -30,7 +30,7 @@ pub(crate) enum NanPolicy {
 }
 
 /// Positions a sample is taken from, and elements read at each.
-const SAMPLE_RUNS: usize = 64;
+const SAMPLE_RUNS: usize = 1024;
 const SAMPLE_RUN: usize = 256;
 
 impl<'a> TensorIo<'a> {
@@ -98,13 +98,24 @@ impl<'a> TensorIo<'a> {
         })
     }
 
-    /// Counts in `width` bins for each chunk, in chunk order.
-    pub fn chunk_counts(&self, width: usize, body: impl Fn(usize, &mut [Vec<f32>], &mut [u64]) + Sync) -> Result<Vec<Vec<u64>>> {
-        self.lanes.collect(0..self.chunks(), |chunk| {
+    /// Counts in `width` bins for each of the chunks, in chunk order.
+    pub fn chunk_counts(&self, chunks: Range<usize>, width: usize, body: impl Fn(usize, &mut [Vec<f32>], &mut [u64]) + Sync) -> Result<Vec<Vec<u64>>> {
+        self.lanes.collect(chunks, |chunk| {
             let mut counts = vec![0; width];
             self.reduce_chunk(chunk, |start, inputs| body(start, inputs, &mut counts))?;
             Ok(counts)
         })
+    }
+
+    /// The chunks from `next` on that are worked on at a time.
+    ///
+    /// # Errors
+    /// There are no more chunks.
+    pub fn window(&self, next: usize) -> Result<Range<usize>> {
+        if next >= self.chunks() {
+            return Err(Error::internal("a method looked for elements behind the last chunk"));
+        }
+        Ok(next..(next + self.lanes.window()).min(self.chunks()))
     }
 
     /// Goes through one chunk again.

@@ -139,8 +139,8 @@ kernels! {
     fn multiply(weight: f32, x: &mut [f32]) = combine::multiply;
     /// `out = base + weight · out`.
     fn add_to_base(base: &[f32], weight: f32, out: &mut [f32]) = combine::add_to_base;
-    /// `Σ a·b` in f64: 16 lanes by position, then a fixed tree.
-    fn dot(a: &[f32], b: &[f32]) -> f64 = reduce::dot;
+    /// `[Σ a·a, Σ a·b, Σ b·b]` in f64: 16 lanes by position, then a fixed tree.
+    fn gram(a: &[f32], b: &[f32]) -> [f64; 3] = reduce::gram;
     /// `Σ |x|` in f64: 16 lanes by position, then a fixed tree.
     fn l1(x: &[f32]) -> f64 = reduce::l1;
     /// Counts magnitudes: those whose f32 pattern lies in `range` go to the bin
@@ -152,7 +152,7 @@ kernels! {
     /// to it the first `ties` positions of the slice.
     fn trim(pattern: u32, ties: usize, x: &mut [f32]) = sparsify::trim;
     /// Bernoulli mask: keeps element `start + i` iff its random word is below `keep`, times
-    /// `rescale`; zeroes the rest.
+    /// `rescale`; zeroes the rest. `start` is a multiple of 64.
     fn drop_random(stream: Stream, start: usize, keep: u32, rescale: f32, x: &mut [f32]) = sparsify::drop_random;
     /// `Σ |x|` over the elements that [`Kernels::drop_random`] keeps, in f64 by lanes.
     fn kept_l1(stream: Stream, start: usize, keep: u32, x: &[f32]) -> f64 = sparsify::kept_l1;

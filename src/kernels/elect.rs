@@ -2,6 +2,7 @@
 
 /// Elements elected together.
 const BLOCK: usize = 16;
+type Block = [f32; BLOCK];
 
 #[inline(always)]
 pub(super) fn elect(
@@ -11,47 +12,57 @@ pub(super) fn elect(
     lambda: f32,
     out: &mut [f32],
 ) {
-    let length = out.len().min(base.len());
-    let mut at = 0;
-    while at < length {
-        let count = BLOCK.min(length - at);
-        let mut total = [0.0_f32; BLOCK];
-        for delta in deltas {
-            let delta = block(delta, at, count);
-            for i in 0..BLOCK {
-                total[i] += delta[i];
-            }
-        }
-        let mut merged = [0.0_f32; BLOCK];
-        let mut divisor = [0.0_f32; BLOCK];
-        for (model, delta) in deltas.iter().enumerate() {
-            let delta = block(delta, at, count);
-            let weight = weights.map_or(0.0, |weights| weights[model]);
-            for i in 0..BLOCK {
-                let positive = total[i] >= 0.0;
-                let agrees = if positive { delta[i] > 0.0 } else { delta[i] < 0.0 };
-                merged[i] += if agrees { delta[i] } else { 0.0 };
-                divisor[i] += if agrees { weight } else { 0.0 };
-            }
-        }
-        let base = block(base, at, count);
-        let mut result = [0.0_f32; BLOCK];
-        for i in 0..BLOCK {
-            let divisor = if divisor[i] == 0.0 { 1.0 } else { divisor[i] };
-            result[i] = base[i] + lambda * (merged[i] / divisor);
-        }
-        out[at..at + count].copy_from_slice(&result[..count]);
-        at += count;
+    let (blocks, rest) = out.as_chunks_mut::<BLOCK>();
+    for (at, out) in blocks.iter_mut().enumerate() {
+        let block = |values: &[f32]| values.as_chunks::<BLOCK>().0[at];
+        *out = elect_block(deltas, block, base, weights, lambda);
+    }
+    let at = BLOCK * blocks.len();
+    let block = |values: &[f32]| {
+        let mut block = [0.0; BLOCK];
+        block[..values.len() - at].copy_from_slice(&values[at..]);
+        block
+    };
+    if !rest.is_empty() {
+        let result = elect_block(deltas, block, base, weights, lambda);
+        rest.copy_from_slice(&result[..rest.len()]);
     }
 }
 
-/// The block at `at`, filled with zeros behind the end.
+/// Elects one block; `block` takes it from a slice. Sums go in the order of the models.
 #[inline(always)]
-fn block(values: &[f32], at: usize, count: usize) -> [f32; BLOCK] {
-    if let Some(full) = values[at..].first_chunk::<BLOCK>() {
-        return *full;
+fn elect_block(
+    deltas: &[Vec<f32>],
+    block: impl Fn(&[f32]) -> Block,
+    base: &[f32],
+    weights: Option<&[f32]>,
+    lambda: f32,
+) -> Block {
+    let mut sign = [0.0; BLOCK];
+    for delta in deltas {
+        let delta = block(delta);
+        for i in 0..BLOCK {
+            sign[i] += delta[i];
+        }
     }
-    let mut block = [0.0; BLOCK];
-    block[..count].copy_from_slice(&values[at..at + count]);
-    block
+    for sign in &mut sign {
+        *sign = if *sign >= 0.0 { 1.0 } else { -1.0 };
+    }
+    let mut merged = [0.0; BLOCK];
+    let mut divisor = [0.0; BLOCK];
+    for (model, delta) in deltas.iter().enumerate() {
+        let delta = block(delta);
+        let weight = weights.map_or(0.0, |weights| weights[model]);
+        for i in 0..BLOCK {
+            let agrees = delta[i] * sign[i] > 0.0;
+            merged[i] += if agrees { delta[i] } else { 0.0 };
+            divisor[i] += if agrees { weight } else { 0.0 };
+        }
+    }
+    let mut out = block(base);
+    for i in 0..BLOCK {
+        let divisor = if divisor[i] == 0.0 { 1.0 } else { divisor[i] };
+        out[i] += lambda * (merged[i] / divisor);
+    }
+    out
 }

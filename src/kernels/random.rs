@@ -18,37 +18,42 @@ const BLOCKS: usize = 16;
 /// Elements whose words are computed together.
 pub(super) const GROUP: usize = 4 * BLOCKS;
 
-const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const MULTIPLIERS: [u64; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 impl Stream {
     /// The words of elements `64·group .. 64·group + 64`.
     #[inline(always)]
     pub(super) fn words(self, group: u64) -> [u32; GROUP] {
-        let mut c = [[0_u32; BLOCKS]; 4];
+        // A word in the low half of a u64, whatever the upper half holds: what the widening
+        // multiplication of vector units reads and writes.
+        let low = |word: u64| word & 0xffff_ffff;
+        let mut c = [[0_u64; BLOCKS]; 4];
         for b in 0..BLOCKS {
             let block = group * BLOCKS as u64 + b as u64;
-            c[0][b] = block as u32;
-            c[1][b] = (block >> 32) as u32;
-            c[2][b] = self.nonce[0];
-            c[3][b] = self.nonce[1];
+            c[0][b] = block;
+            c[1][b] = block >> 32;
+            c[2][b] = u64::from(self.nonce[0]);
+            c[3][b] = u64::from(self.nonce[1]);
         }
         let mut key = self.key;
         for _ in 0..10 {
             for b in 0..BLOCKS {
-                let p0 = u64::from(MULTIPLIERS[0]) * u64::from(c[0][b]);
-                let p1 = u64::from(MULTIPLIERS[1]) * u64::from(c[2][b]);
-                c[0][b] = (p1 >> 32) as u32 ^ c[1][b] ^ key[0];
-                c[1][b] = p1 as u32;
-                c[2][b] = (p0 >> 32) as u32 ^ c[3][b] ^ key[1];
-                c[3][b] = p0 as u32;
+                let p0 = MULTIPLIERS[0] * low(c[0][b]);
+                let p1 = MULTIPLIERS[1] * low(c[2][b]);
+                c[0][b] = (p1 >> 32) ^ c[1][b] ^ u64::from(key[0]);
+                c[1][b] = p1;
+                c[2][b] = (p0 >> 32) ^ c[3][b] ^ u64::from(key[1]);
+                c[3][b] = p0;
             }
             key[0] = key[0].wrapping_add(KEY_STEPS[0]);
             key[1] = key[1].wrapping_add(KEY_STEPS[1]);
         }
         let mut words = [0; GROUP];
         for (words, c) in words.as_chunks_mut::<BLOCKS>().0.iter_mut().zip(&c) {
-            *words = *c;
+            for b in 0..BLOCKS {
+                words[b] = c[b] as u32;
+            }
         }
         words
     }

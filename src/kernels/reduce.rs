@@ -16,19 +16,28 @@ pub(super) fn fold(mut lanes: [f64; LANES]) -> f64 {
 }
 
 #[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn gram(a: &[f32], b: &[f32]) -> [f64; 3] {
     let (a_blocks, a_rest) = a.as_chunks::<LANES>();
     let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-    let mut lanes = [0.0; LANES];
-    for (a, b) in a_blocks.iter().zip(b_blocks) {
+    let mut sums = [[0.0; LANES]; 3];
+    let mut add = |a: &[f32; LANES], b: &[f32; LANES]| {
         for lane in 0..LANES {
-            lanes[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+            let (a, b) = (f64::from(a[lane]), f64::from(b[lane]));
+            sums[0][lane] += a * a;
+            sums[1][lane] += a * b;
+            sums[2][lane] += b * b;
         }
+    };
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        add(a, b);
     }
-    for (lane, (a, b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *lane += f64::from(*a) * f64::from(*b);
-    }
-    fold(lanes)
+    let padded = |rest: &[f32]| {
+        let mut block = [0.0; LANES];
+        block[..rest.len()].copy_from_slice(rest);
+        block
+    };
+    add(&padded(a_rest), &padded(b_rest));
+    sums.map(fold)
 }
 
 #[inline(always)]

@@ -19,44 +19,62 @@ pub(super) fn trim(threshold: u32, ties: usize, x: &mut [f32]) {
 
 #[inline(always)]
 pub(super) fn drop_random(stream: Stream, start: usize, keep: u32, rescale: f32, x: &mut [f32]) {
-    let mut at = start;
-    let mut rest = x;
-    while !rest.is_empty() {
-        let skip = at % GROUP;
-        let words = stream.words((at / GROUP) as u64);
-        let count = (GROUP - skip).min(rest.len());
-        let (now, later) = rest.split_at_mut(count);
-        for (x, word) in now.iter_mut().zip(&words[skip..]) {
-            *x = if *word < keep { *x * rescale } else { 0.0 };
-        }
-        rest = later;
-        at += count;
+    debug_assert!(start.is_multiple_of(GROUP));
+    let first = (start / GROUP) as u64;
+    let (full, rest) = x.as_chunks_mut::<GROUP>();
+    let count = full.len() as u64;
+    for (group, x) in (first..).zip(full) {
+        drop_group(stream, group, keep, rescale, x);
+    }
+    if !rest.is_empty() {
+        let mut last = padded(rest);
+        drop_group(stream, first + count, keep, rescale, &mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
+    }
+}
+
+#[inline(always)]
+fn drop_group(stream: Stream, group: u64, keep: u32, rescale: f32, x: &mut [f32; GROUP]) {
+    let words = stream.words(group);
+    for i in 0..GROUP {
+        x[i] = if words[i] < keep { x[i] * rescale } else { 0.0 };
     }
 }
 
 #[inline(always)]
 pub(super) fn kept_l1(stream: Stream, start: usize, keep: u32, x: &[f32]) -> f64 {
+    debug_assert!(start.is_multiple_of(GROUP));
+    let first = (start / GROUP) as u64;
     let mut lanes = [0.0; LANES];
-    let mut at = start;
-    let mut rest = x;
-    while !rest.is_empty() {
-        let skip = at % GROUP;
-        let words = stream.words((at / GROUP) as u64);
-        let count = (GROUP - skip).min(rest.len());
-        let (now, later) = rest.split_at(count);
-        // The lane is that of the element within its group, so that a full group is four rows of
-        // sixteen; a group cut by the slice's ends adds zeros for what lies outside.
-        let mut block = [0.0; GROUP];
-        for ((value, x), word) in block[skip..].iter_mut().zip(now).zip(&words[skip..]) {
-            *value = if *word < keep { x.abs() } else { 0.0 };
-        }
-        for row in block.as_chunks::<LANES>().0 {
-            for lane in 0..LANES {
-                lanes[lane] += f64::from(row[lane]);
-            }
-        }
-        rest = later;
-        at += count;
+    let (full, rest) = x.as_chunks::<GROUP>();
+    for (group, x) in (first..).zip(full) {
+        add_kept(stream, group, keep, x, &mut lanes);
+    }
+    if !rest.is_empty() {
+        add_kept(stream, first + full.len() as u64, keep, &padded(rest), &mut lanes);
     }
     fold(lanes)
+}
+
+/// A group is four rows of sixteen lanes.
+#[inline(always)]
+fn add_kept(stream: Stream, group: u64, keep: u32, x: &[f32; GROUP], lanes: &mut [f64; LANES]) {
+    let words = stream.words(group);
+    let mut kept = [0.0; GROUP];
+    for i in 0..GROUP {
+        kept[i] = if words[i] < keep { x[i].abs() } else { 0.0 };
+    }
+    for row in kept.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            lanes[lane] += f64::from(row[lane]);
+        }
+    }
+}
+
+/// The end of a slice, filled with zeros to a whole group.
+#[inline(always)]
+fn padded(rest: &[f32]) -> [f32; GROUP] {
+    let mut group = [0.0; GROUP];
+    group[..rest.len()].copy_from_slice(rest);
+    group
 }

@@ -13,7 +13,7 @@ pub(super) const METHOD: Method = Method {
     inputs: Inputs::AtLeast(1),
     base: Base::Plain,
     params: &[],
-    reads: Reads::Stream { passes: 1 },
+    reads: Reads::Stream { passes: 1, bins: 0 },
     check: unchecked,
     prepare,
 };

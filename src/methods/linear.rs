@@ -16,7 +16,7 @@ pub(super) const METHOD: Method = Method {
         Param::input("weight", ANY, "the model's share"),
         Param::shared("normalize", ParamKind::Bool, "divide by the sum of the weights").or(Default::Bool(true)),
     ],
-    reads: Reads::Stream { passes: 1 },
+    reads: Reads::Stream { passes: 1, bins: 0 },
     check,
     prepare,
 };

@@ -86,11 +86,13 @@ pub enum Reads {
     Stream {
         /// Passes over the inputs, the writing one included.
         passes: usize,
+        /// Counting bins it takes for each input.
+        bins: usize,
     },
 }
 
-/// Computes a chunk of the output: `(start, inputs, out)`, where `start` is the index of the chunk's
-/// first element, `inputs` the decoded inputs (free to be overwritten) and `out` the result. Each
+/// Computes a chunk of the output: `(start, inputs, out)`, where `start` is the index of the first
+/// element (a multiple of 64), `inputs` the decoded inputs (free to be overwritten) and `out` the result. Each
 /// element depends on its own index and inputs alone.
 pub type ElementMap = Box<dyn Fn(usize, &mut [Vec<f32>], &mut [f32]) + Send + Sync>;
 

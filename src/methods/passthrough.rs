@@ -14,7 +14,7 @@ pub(super) const METHOD: Method = Method {
     inputs: Inputs::Exactly(1),
     base: Base::Plain,
     params: &[Param::input("scale", ANY, "a factor on the tensor").or(Default::Absent)],
-    reads: Reads::Stream { passes: 1 },
+    reads: Reads::Stream { passes: 1, bins: 0 },
     check: unchecked,
     prepare,
 };

@@ -14,7 +14,7 @@ pub(super) const METHOD: Method = Method {
     inputs: Inputs::Exactly(2),
     base: Base::Required,
     params: &[Param::shared("t", FRACTION, "how far to go from the base to the other model")],
-    reads: Reads::Stream { passes: 2 },
+    reads: Reads::Stream { passes: 2, bins: 0 },
     check: unchecked,
     prepare,
 };
@@ -30,9 +30,8 @@ fn prepare(io: &TensorIo<'_>, p: &Params) -> Result<Map> {
     let base = io.base()?;
     let (from, to) = (base, 1 - base);
     let gram = io.sums(3, |_, inputs, sums| {
-        sums[0] += kernels.dot(&inputs[from], &inputs[from]);
-        sums[1] += kernels.dot(&inputs[from], &inputs[to]);
-        sums[2] += kernels.dot(&inputs[to], &inputs[to]);
+        let tile = kernels.gram(&inputs[from], &inputs[to]);
+        sums.iter_mut().zip(tile).for_each(|(sum, part)| *sum += part);
     })?;
     let [w_from, w_to] = slerp_weights(&gram, t);
     let mut weights = [0.0; 2];

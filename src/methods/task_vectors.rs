@@ -4,7 +4,7 @@
 //! merged (summed, or with elected signs).
 
 use super::params::{ANY, Default, FRACTION, Param, ParamKind};
-use super::threshold::{Threshold, thresholds};
+use super::threshold::{BINS, Threshold, thresholds};
 use super::{Base, Inputs, Map, Method, Params, Reads, unchecked};
 use crate::engine::TensorIo;
 use crate::error::Result;
@@ -40,7 +40,7 @@ pub(super) const TASK_ARITHMETIC: Method = Method {
         RESCALE.or(Default::Bool(false)),
         INT8_MASK,
     ],
-    reads: Reads::Stream { passes: 1 },
+    reads: Reads::Stream { passes: 1, bins: 0 },
     check: unchecked,
     prepare: |io, p| prepare(io, p, Sparsify::Not, Merge::Sum),
 };
@@ -60,7 +60,7 @@ pub(super) const TIES: Method = Method {
         RESCALE.or(Default::Bool(false)),
         INT8_MASK,
     ],
-    reads: Reads::Stream { passes: 4 },
+    reads: Reads::Stream { passes: 4, bins: BINS },
     check: unchecked,
     prepare: |io, p| prepare(io, p, Sparsify::Magnitude, Merge::Elect),
 };
@@ -81,7 +81,7 @@ pub(super) const DARE_LINEAR: Method = Method {
         INT8_MASK,
         VARIANT,
     ],
-    reads: Reads::Stream { passes: 2 },
+    reads: Reads::Stream { passes: 2, bins: 0 },
     check: unchecked,
     prepare: |io, p| prepare(io, p, Sparsify::Random, Merge::Sum),
 };

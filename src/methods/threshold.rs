@@ -1,7 +1,7 @@
 //! The exact magnitude of the k-th largest element of each task vector, by counting.
 //!
 //! Magnitudes are counted by their f32 bit patterns, which order like the magnitudes. A pass counts
-//! the patterns of a range into at most 65,536 bins and keeps the bin that holds the k-th largest as
+//! the patterns of a range into at most 2^19 bins and keeps the bin that holds the k-th largest as
 //! the next range; a range of one pattern is the answer. The first range is a bracket around the
 //! k-th largest of a small sample, which usually leaves one pass; where the sample misleads, the
 //! counts say so and the search goes on outside the bracket.
@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 use std::ops::Range;
 
 /// Bins of one counting pass.
-const BINS: usize = 1 << 16;
+pub(super) const BINS: usize = 1 << 19;
 /// One past the largest pattern of a magnitude.
 const PATTERNS: u32 = 1 << 31;
 /// Tensors smaller than this are counted without a sample.
-const SAMPLED_FROM: usize = 1 << 18;
+const SAMPLED_FROM: usize = 1 << 20;
 
 /// Which elements count as the k largest: those above `pattern`, and those equal to it whose index
 /// is below `ties_end`.
@@ -128,16 +128,15 @@ fn bracket(io: &TensorIo<'_>, searches: &mut [Search]) -> Result<()> {
             .zip(&sample[base])
             .map(|(x, base)| (x - base).to_bits() & 0x7fff_ffff)
             .collect();
-        patterns.sort_unstable();
         let size = patterns.len() as f64;
         let share = search.keep as f64 / io.elements() as f64;
-        // Five standard deviations of the sampled rank to both sides, and a little more for rows
+        // Four standard deviations of the sampled rank to both sides, and a little more for rows
         // that differ from each other.
-        let spread = 5.0 * (share * (1.0 - share) * size).sqrt() + 16.0;
+        let spread = 4.0 * (share * (1.0 - share) * size).sqrt() + 16.0;
         let rank = (1.0 - share) * size;
-        let at = |rank: f64| patterns[(rank.max(0.0) as usize).min(patterns.len() - 1)];
+        let mut at = |rank: f64| *patterns.select_nth_unstable(rank as usize).1;
         let low = if rank > spread { at(rank - spread) } else { 0 };
-        let high = if rank + spread < size { at(rank + spread).saturating_add(1) } else { PATTERNS };
+        let high = if rank + spread + 1.0 < size { at(rank + spread).saturating_add(1) } else { PATTERNS };
         search.range = low..high.clamp(low + 1, PATTERNS);
     }
     Ok(())
@@ -172,50 +171,58 @@ fn count_pass(io: &TensorIo<'_>, searches: &mut [Search]) -> Result<()> {
     Ok(())
 }
 
-/// For each search, the index behind the last element equal to the threshold that is kept.
+/// For each search, the index behind the last element equal to the threshold that is kept. Chunks
+/// are gone through in order, and no further than to the last of these indices.
 fn tie_ends(io: &TensorIo<'_>, searches: &[Search]) -> Result<Vec<usize>> {
     // Zeros add nothing whether they are kept or not.
     let cut = |search: &Search| search.ties < search.equal && search.range.start > 0;
-    if !searches.iter().any(cut) {
-        return Ok(vec![io.elements(); searches.len()]);
-    }
+    let mut left: Vec<u64> =
+        searches.iter().map(|search| if cut(search) { search.ties } else { 0 }).collect();
+    let mut ends = vec![io.elements(); searches.len()];
     let kernels = io.kernels();
     let base = io.base()?;
-    let per_chunk = io.chunk_counts(searches.len(), |_, inputs, counts| {
-        let origin = std::mem::take(&mut inputs[base]);
-        for (search, count) in searches.iter().zip(counts) {
-            if cut(search) {
-                let delta = &mut inputs[search.input];
-                kernels.subtract(&origin, delta);
-                *count += kernels.count_equal(delta, search.range.start);
-            }
-        }
-        inputs[base] = origin;
-    })?;
-    let mut ends = Vec::new();
-    for (i, search) in searches.iter().enumerate() {
-        if !cut(search) {
-            ends.push(io.elements());
-            continue;
-        }
-        let mut left = search.ties;
-        let mut chunk = 0;
-        while let Some(counts) = per_chunk.get(chunk).filter(|counts| counts[i] < left) {
-            left -= counts[i];
-            chunk += 1;
-        }
-        let mut end = None;
-        io.visit_chunk(chunk, |start, inputs| {
-            for (index, (x, base)) in inputs[search.input].iter().zip(&inputs[base]).enumerate() {
-                if end.is_none() && (x - base).to_bits() & 0x7fff_ffff == search.range.start {
-                    left -= 1;
-                    if left == 0 {
-                        end = Some(start + index + 1);
-                    }
+    let mut next = 0;
+    while left.iter().any(|left| *left > 0) {
+        let chunks = io.window(next)?;
+        next = chunks.end;
+        let open = &left;
+        let counts = io.chunk_counts(chunks.clone(), searches.len(), |_, inputs, counts| {
+            let origin = std::mem::take(&mut inputs[base]);
+            for ((search, count), open) in searches.iter().zip(counts).zip(open) {
+                if *open > 0 {
+                    let delta = &mut inputs[search.input];
+                    kernels.subtract(&origin, delta);
+                    *count += kernels.count_equal(delta, search.range.start);
                 }
             }
+            inputs[base] = origin;
         })?;
-        ends.push(end.ok_or_else(|| Error::internal("the elements equal to a threshold were lost"))?);
+        for (chunk, counts) in chunks.zip(counts) {
+            for (i, search) in searches.iter().enumerate() {
+                if left[i] > 0 && counts[i] >= left[i] {
+                    ends[i] = nth_equal(io, search, chunk, left[i])?;
+                }
+                left[i] = left[i].saturating_sub(counts[i]);
+            }
+        }
     }
     Ok(ends)
+}
+
+/// The index behind the `nth` element (from 1) of a chunk that equals the threshold.
+fn nth_equal(io: &TensorIo<'_>, search: &Search, chunk: usize, nth: u64) -> Result<usize> {
+    let base = io.base()?;
+    let mut left = nth;
+    let mut end = None;
+    io.visit_chunk(chunk, |start, inputs| {
+        for (index, (x, base)) in inputs[search.input].iter().zip(&inputs[base]).enumerate() {
+            if (x - base).to_bits() & 0x7fff_ffff == search.range.start {
+                left = left.saturating_sub(1);
+                if left == 0 && end.is_none() {
+                    end = Some(start + index + 1);
+                }
+            }
+        }
+    })?;
+    end.ok_or_else(|| Error::internal("the elements equal to a threshold were lost"))
 }
