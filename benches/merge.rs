@@ -45,7 +45,9 @@ fn main() {
     for (seed, name) in ["base", "a", "b", "c"].into_iter().enumerate() {
         make_model(&settings, name, seed as u64);
     }
-    println!("| case | floor s | merge s | ratio (min–max) | no digests | inputs digested too | anonymous memory |");
+    println!(
+        "| case | floor s | merge s | ratio (min–max) | no digests | inputs digested too | anonymous memory |"
+    );
     println!("|---|---|---|---|---|---|---|");
     for case in CASES {
         if settings.only.as_deref().is_none_or(|only| only == case.0) {
@@ -112,7 +114,10 @@ fn measure(settings: &Settings, (method, parameters, models, base): (&str, &str,
         merges.push(time);
         ratios.push(time / floor);
     }
-    let (low, high) = (ratios.iter().copied().fold(f64::MAX, f64::min), ratios.iter().copied().fold(0.0, f64::max));
+    let (low, high) = (
+        ratios.iter().copied().fold(f64::MAX, f64::min),
+        ratios.iter().copied().fold(0.0, f64::max),
+    );
     println!(
         "| {method} | {:.2} | {:.2} | {:.2} ({low:.2}–{high:.2}) | {:.2} | {:.2} | {} MiB |",
         median(floors),
@@ -188,7 +193,8 @@ fn anonymous(pid: u32) -> u64 {
     let mut text = String::new();
     let _ = File::open(format!("/proc/{pid}/status")).and_then(|mut f| f.read_to_string(&mut text));
     let line = text.lines().find(|line| line.starts_with("RssAnon:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|n| n.parse::<u64>().ok());
+    let kib =
+        line.and_then(|line| line.split_whitespace().nth(1)).and_then(|n| n.parse::<u64>().ok());
     kib.unwrap_or(0) << 10
 }
 
@@ -233,12 +239,15 @@ fn make_model(settings: &Settings, name: &str, seed: u64) {
     let mut at = 0;
     for (name, shape) in &tensors {
         let end = at + 2 * shape.iter().product::<usize>();
-        header += &format!(",\"{name}\":{{\"dtype\":\"BF16\",\"shape\":{shape:?},\"data_offsets\":[{at},{end}]}}");
+        header += &format!(
+            ",\"{name}\":{{\"dtype\":\"BF16\",\"shape\":{shape:?},\"data_offsets\":[{at},{end}]}}"
+        );
         at = end;
     }
     header.push('}');
     let padded = header.len().next_multiple_of(8);
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(folder.join("model.safetensors")).unwrap());
+    let mut file =
+        BufWriter::with_capacity(1 << 20, File::create(folder.join("model.safetensors")).unwrap());
     file.write_all(&(padded as u64).to_le_bytes()).unwrap();
     file.write_all(format!("{header:padded$}").as_bytes()).unwrap();
     let mut base = Noise(0x9E37_79B9_7F4A_7C15);

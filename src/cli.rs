@@ -91,7 +91,11 @@ fn size(text: &str) -> std::result::Result<u64, String> {
     };
     let number: f64 = number.parse().map_err(|_| "not a number of bytes".to_string())?;
     let bytes = number * factor as f64;
-    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err("not a sensible number of bytes".to_string()) }
+    if (1.0..1e18).contains(&bytes) {
+        Ok(bytes as u64)
+    } else {
+        Err("not a sensible number of bytes".to_string())
+    }
 }
 
 /// Prints a result to stdout; a closed pipe is no error.

@@ -62,16 +62,12 @@ impl Error {
 
     /// Something that cannot happen unless the program itself is wrong.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self::new(Kind::Io, message).hint("this is a bug in cognate; please report it with the recipe")
+        Self::new(Kind::Io, message)
+            .hint("this is a bug in cognate; please report it with the recipe")
     }
 
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner {
-            kind,
-            message: message.into(),
-            facts: Vec::new(),
-            hint: None,
-        }))
+        Self(Box::new(Inner { kind, message: message.into(), facts: Vec::new(), hint: None }))
     }
 
     /// Adds a fact; facts are printed in the order they were added.
@@ -165,10 +161,7 @@ impl std::error::Error for Error {}
 /// Keeps a fact to one line of bounded length.
 fn shorten(value: &str) -> String {
     const MAX: usize = 240;
-    let line: String = value
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let line: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if line.chars().count() <= MAX {
         return line;
     }

@@ -8,9 +8,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
-        let place = info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
+        let place =
+            info.location().map(|l| format!(" at {}:{}", l.file(), l.line())).unwrap_or_default();
         let text = info.payload_as_str().unwrap_or("unknown");
-        let message = format!("error: internal error{place}: {text}\nhint: this is a bug in cognate; please report it");
+        let message = format!(
+            "error: internal error{place}: {text}\nhint: this is a bug in cognate; please report it"
+        );
         let _ = writeln!(std::io::stderr(), "{message}");
     }));
     let result = std::panic::catch_unwind(|| cli::Cli::parse().run());

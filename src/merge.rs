@@ -100,12 +100,15 @@ impl Merge {
             return Err(Error::input("the folder to write into does not exist").file(target));
         };
         for model in &self.models {
-            let folder = std::fs::canonicalize(&model.folder).unwrap_or_else(|_| model.folder.clone());
+            let folder =
+                std::fs::canonicalize(&model.folder).unwrap_or_else(|_| model.folder.clone());
             if resolved.starts_with(&folder) || folder.starts_with(&resolved) {
-                return Err(Error::input("the output folder holds, or lies in, a model that is merged")
-                    .file(target)
-                    .fact("model", &model.reference)
-                    .hint("choose another folder with -o"));
+                return Err(Error::input(
+                    "the output folder holds, or lies in, a model that is merged",
+                )
+                .file(target)
+                .fact("model", &model.reference)
+                .hint("choose another folder with -o"));
             }
         }
         Ok(())
@@ -127,8 +130,12 @@ impl Merge {
             .map(|metadata| allocated(&metadata))
             .sum();
         if free.saturating_add(staged) < need {
-            return Err(Error::io("write the output", folder, &std::io::ErrorKind::StorageFull.into())
-                .expected(format!("{need} bytes free"), format!("{free} bytes free")));
+            return Err(Error::io(
+                "write the output",
+                folder,
+                &std::io::ErrorKind::StorageFull.into(),
+            )
+            .expected(format!("{need} bytes free"), format!("{free} bytes free")));
         }
         Ok(())
     }
@@ -140,7 +147,12 @@ impl Merge {
         hasher.update(self.plan.json().to_string());
         for shard in self.models.iter().flat_map(Checkpoint::shards) {
             let identity = shard.mapping.identity();
-            hasher.update(format!("\n{} {} {}", shard.mapping.path().display(), identity.size, identity.stamp));
+            hasher.update(format!(
+                "\n{} {} {}",
+                shard.mapping.path().display(),
+                identity.size,
+                identity.stamp
+            ));
         }
         hex(&hasher.finalize().into())
     }

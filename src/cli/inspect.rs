@@ -63,7 +63,9 @@ impl Report<'_> {
     /// The model's digest, where all its tensors' are known.
     fn digest(&self) -> Option<String> {
         let tensors = self.model.tensors();
-        let pairs = tensors.iter().map(|(name, tensor)| Some((tensor.spec(), self.digests.get(name.as_str())?)));
+        let pairs = tensors
+            .iter()
+            .map(|(name, tensor)| Some((tensor.spec(), self.digests.get(name.as_str())?)));
         let pairs: Option<Vec<_>> = pairs.collect();
         Some(hex(&model_digest(pairs?)))
     }
@@ -98,7 +100,11 @@ impl Report<'_> {
         for (name, tensor) in model.tensors() {
             let spec = tensor.spec();
             let digest = self.digests.get(name.as_str()).map(hex).unwrap_or_default();
-            writeln!(text, "{}", format!("{name}  {}  {:?}  {digest}", spec.dtype, spec.shape).trim_end())?;
+            writeln!(
+                text,
+                "{}",
+                format!("{name}  {}  {:?}  {digest}", spec.dtype, spec.shape).trim_end()
+            )?;
         }
         Ok(())
     }

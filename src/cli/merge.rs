@@ -39,7 +39,11 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let merge = Merge::open(&self.recipe, &self.plan.options())?;
         if self.dry_run {
-            return if self.json { print_json(&merge.plan.json()) } else { print(&merge.plan.text()) };
+            return if self.json {
+                print_json(&merge.plan.json())
+            } else {
+                print(&merge.plan.text())
+            };
         }
         if !self.quiet {
             for warning in &merge.plan.warnings {

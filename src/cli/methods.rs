@@ -58,7 +58,13 @@ fn describe(text: &mut String, method: &Method) -> std::fmt::Result {
     writeln!(text, "  reads    its inputs {passes} times at most, in chunks")?;
     for param in method.params {
         let (kind, default) = (param.expectation(), param.default_text());
-        writeln!(text, "  {:<10} {}; {kind}; {}; default: {default}", param.name, param.doc, scope(param.scope))?;
+        writeln!(
+            text,
+            "  {:<10} {}; {kind}; {}; default: {default}",
+            param.name,
+            param.doc,
+            scope(param.scope)
+        )?;
     }
     writeln!(text)
 }

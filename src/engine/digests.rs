@@ -44,10 +44,8 @@ pub(super) fn unhex(text: &str) -> Option<Digest> {
 /// The digest of a model: SHA-256 over one line a tensor, `name dtype [shape] digest`, sorted by
 /// name. It does not depend on how the tensors are spread over files.
 pub fn model_digest<'a>(tensors: impl IntoIterator<Item = (&'a TensorSpec, &'a Digest)>) -> Digest {
-    let sorted: BTreeMap<&str, (&TensorSpec, &Digest)> = tensors
-        .into_iter()
-        .map(|(spec, digest)| (spec.name.as_str(), (spec, digest)))
-        .collect();
+    let sorted: BTreeMap<&str, (&TensorSpec, &Digest)> =
+        tensors.into_iter().map(|(spec, digest)| (spec.name.as_str(), (spec, digest))).collect();
     let mut hasher = Sha256::new();
     for (name, (spec, digest)) in sorted {
         hasher.update(format!("{} {} {:?} {}\n", json!(name), spec.dtype, spec.shape, hex(digest)));
@@ -108,8 +106,10 @@ impl Digests {
     /// A tensor cannot be read.
     pub fn complete(&self, models: &[Checkpoint]) -> Result<()> {
         let slots = self.models.iter().enumerate();
-        let all = slots.flat_map(|(model, slots)| slots.keys().map(move |name| (model, name.as_str())));
-        let open: Vec<(usize, &str)> = all.filter(|(model, name)| self.claim(*model, name)).collect();
+        let all =
+            slots.flat_map(|(model, slots)| slots.keys().map(move |name| (model, name.as_str())));
+        let open: Vec<(usize, &str)> =
+            all.filter(|(model, name)| self.claim(*model, name)).collect();
         open.into_par_iter().try_for_each(|(model, name)| {
             if let Some(tensor) = models[model].tensor(name) {
                 self.set(model, name, of_stored(tensor)?);
@@ -121,9 +121,7 @@ impl Digests {
     /// The digests of a model, by tensor.
     pub fn of_model(&self, model: usize) -> BTreeMap<&str, Digest> {
         let slots = self.models[model].iter();
-        slots
-            .filter_map(|(name, slot)| Some((name.as_str(), *slot.digest.get()?)))
-            .collect()
+        slots.filter_map(|(name, slot)| Some((name.as_str(), *slot.digest.get()?))).collect()
     }
 
     /// Writes the digests of every fully hashed shard to the cache. The cache only saves time, so
@@ -135,7 +133,9 @@ impl Digests {
                 let known: Option<BTreeMap<&str, Digest>> = shard
                     .tensors
                     .iter()
-                    .map(|name| digests.get_key_value(name.as_str()).map(|(name, digest)| (*name, *digest)))
+                    .map(|name| {
+                        digests.get_key_value(name.as_str()).map(|(name, digest)| (*name, *digest))
+                    })
                     .collect();
                 if let Some(known) = known {
                     let _ = write_cache(cache, shard, &known);
@@ -174,7 +174,11 @@ fn read_cache(cache: &Path, shard: &Shard) -> Option<BTreeMap<String, Digest>> {
     map.into_iter().map(|(name, digest)| Some((name, unhex(&digest)?))).collect()
 }
 
-fn write_cache(cache: &Path, shard: &Shard, digests: &BTreeMap<&str, Digest>) -> std::io::Result<()> {
+fn write_cache(
+    cache: &Path,
+    shard: &Shard,
+    digests: &BTreeMap<&str, Digest>,
+) -> std::io::Result<()> {
     let Some(file) = cache_file(cache, shard) else {
         return Ok(());
     };
@@ -201,7 +205,8 @@ mod tests {
 
     #[test]
     fn a_model_digest_does_not_depend_on_the_order() {
-        let spec = |name: &str| TensorSpec { name: name.into(), dtype: Dtype::BF16, shape: vec![2, 3] };
+        let spec =
+            |name: &str| TensorSpec { name: name.into(), dtype: Dtype::BF16, shape: vec![2, 3] };
         let (a, b) = (spec("a"), spec("b"));
         let (x, y) = ([1; 32], [2; 32]);
         assert_eq!(model_digest([(&a, &x), (&b, &y)]), model_digest([(&b, &y), (&a, &x)]));

@@ -64,9 +64,15 @@ impl Context<'_> {
         let mut inputs: Vec<&dyn Source> = Vec::new();
         for input in &job.inputs {
             let tensor = self.models[input.model].tensor(&input.tensor);
-            inputs.push(tensor.ok_or_else(|| Error::internal("a planned tensor is gone").tensor(&input.tensor))?);
+            inputs.push(tensor.ok_or_else(|| {
+                Error::internal("a planned tensor is gone").tensor(&input.tensor)
+            })?);
         }
-        let streams: Vec<Stream> = job.inputs.iter().map(|input| stream(self.plan.seed, input.model, &job.random_key)).collect();
+        let streams: Vec<Stream> = job
+            .inputs
+            .iter()
+            .map(|input| stream(self.plan.seed, input.model, &job.random_key))
+            .collect();
         let io = TensorIo::new(&inputs, job.base, &streams, self.kernels, lanes, self.nan);
         let map = (job.method.prepare)(&io, &job.params)?;
         let mut hashes = self.hashes(job, &inputs);
@@ -78,7 +84,10 @@ impl Context<'_> {
             next = window.end;
             let done = std::mem::take(&mut made);
             let (written, ()) = lanes.both(
-                || lanes.collect(window.clone(), |chunk| self.chunk(job, &io, &inputs, &map, chunk)),
+                || {
+                    lanes
+                        .collect(window.clone(), |chunk| self.chunk(job, &io, &inputs, &map, chunk))
+                },
                 || hash(lanes, &mut hashes, &io, hashed.clone(), &done),
             );
             self.give_back(&io, &inputs, hashed, done);
@@ -89,7 +98,9 @@ impl Context<'_> {
         for hash in hashes {
             let value: Digest = hash.state.finalize().into();
             match (hash.input, self.digests) {
-                (Some((i, _)), Some(digests)) => digests.set(job.inputs[i].model, &job.inputs[i].tensor, value),
+                (Some((i, _)), Some(digests)) => {
+                    digests.set(job.inputs[i].model, &job.inputs[i].tensor, value)
+                }
                 _ => digest = Some(value),
             }
         }
@@ -114,14 +125,26 @@ impl Context<'_> {
     }
 
     /// Makes a chunk of the output and writes it.
-    fn chunk<'a>(&self, job: &Job, io: &TensorIo<'a>, inputs: &[&'a dyn Source], map: &Map, chunk: usize) -> Result<Bytes<'a>> {
+    fn chunk<'a>(
+        &self,
+        job: &Job,
+        io: &TensorIo<'a>,
+        inputs: &[&'a dyn Source],
+        map: &Map,
+        chunk: usize,
+    ) -> Result<Bytes<'a>> {
         let bits = job.output.dtype.bitsize();
         let range = io.chunk_range(chunk);
         let first = range.start * bits / 8;
         let bytes = match map {
-            Map::Copy(input) if inputs[*input].spec().dtype == job.output.dtype && inputs[*input].stored().is_some() => {
+            Map::Copy(input)
+                if inputs[*input].spec().dtype == job.output.dtype
+                    && inputs[*input].stored().is_some() =>
+            {
                 if job.output.float().is_some() {
-                    io.read_chunk(chunk, |start, tiles| self.check_nan(io, inputs, start, tiles).map(drop))?;
+                    io.read_chunk(chunk, |start, tiles| {
+                        self.check_nan(io, inputs, start, tiles).map(drop)
+                    })?;
                 }
                 let stored = inputs[*input].stored().unwrap_or_default();
                 Bytes::Stored(&stored[first..(range.end * bits).div_ceil(8)])
@@ -134,13 +157,21 @@ impl Context<'_> {
     }
 
     /// Decodes, maps and encodes a chunk tile by tile.
-    fn compute(&self, job: &Job, io: &TensorIo<'_>, inputs: &[&dyn Source], map: &Map, chunk: usize) -> Result<Vec<u8>> {
-        let float: Float = job
-            .output
-            .float()
-            .ok_or_else(|| Error::internal("arithmetic was planned for a dtype that has none").tensor(&job.output.name))?;
+    fn compute(
+        &self,
+        job: &Job,
+        io: &TensorIo<'_>,
+        inputs: &[&dyn Source],
+        map: &Map,
+        chunk: usize,
+    ) -> Result<Vec<u8>> {
+        let float: Float = job.output.float().ok_or_else(|| {
+            Error::internal("arithmetic was planned for a dtype that has none")
+                .tensor(&job.output.name)
+        })?;
         let range = io.chunk_range(chunk);
-        let mut bytes = self.buffers.lock().map(|mut pool| pool.pop()).ok().flatten().unwrap_or_default();
+        let mut bytes =
+            self.buffers.lock().map(|mut pool| pool.pop()).ok().flatten().unwrap_or_default();
         bytes.resize(range.len() * float.size(), 0);
         let mut out = vec![0.0; super::TILE.min(range.len())];
         io.read_chunk(chunk, |start, tiles| {
@@ -162,7 +193,13 @@ impl Context<'_> {
     }
 
     /// Finds NaN in the inputs: refused by name, or returned as the elements that become NaN.
-    fn check_nan(&self, io: &TensorIo<'_>, inputs: &[&dyn Source], start: usize, tiles: &[Vec<f32>]) -> Result<Vec<usize>> {
+    fn check_nan(
+        &self,
+        io: &TensorIo<'_>,
+        inputs: &[&dyn Source],
+        start: usize,
+        tiles: &[Vec<f32>],
+    ) -> Result<Vec<usize>> {
         let mut found = Vec::new();
         for (source, tile) in inputs.iter().zip(tiles) {
             if !io.kernels().has_nan(tile) {
@@ -171,7 +208,9 @@ impl Context<'_> {
             let nans = tile.iter().enumerate().filter(|(_, x)| x.is_nan()).map(|(i, _)| i);
             match self.nan {
                 NanPolicy::Keep => found.extend(nans),
-                NanPolicy::Refuse => return Err(self.nan_error(*source, start + nans.min().unwrap_or(0))),
+                NanPolicy::Refuse => {
+                    return Err(self.nan_error(*source, start + nans.min().unwrap_or(0)));
+                }
             }
         }
         Ok(found)
@@ -192,7 +231,13 @@ impl Context<'_> {
     }
 
     /// Takes buffers back for reuse, and gives the inputs' pages back.
-    fn give_back(&self, io: &TensorIo<'_>, inputs: &[&dyn Source], chunks: std::ops::Range<usize>, done: Vec<Bytes<'_>>) {
+    fn give_back(
+        &self,
+        io: &TensorIo<'_>,
+        inputs: &[&dyn Source],
+        chunks: std::ops::Range<usize>,
+        done: Vec<Bytes<'_>>,
+    ) {
         if let Ok(mut pool) = self.buffers.lock() {
             pool.extend(done.into_iter().filter_map(|bytes| match bytes {
                 Bytes::Made(buffer) => Some(buffer),
@@ -212,7 +257,13 @@ impl Context<'_> {
 }
 
 /// Feeds the bytes of a run of chunks to the hashes.
-fn hash(lanes: Lanes, hashes: &mut [Hash<'_>], io: &TensorIo<'_>, chunks: std::ops::Range<usize>, made: &[Bytes<'_>]) {
+fn hash(
+    lanes: Lanes,
+    hashes: &mut [Hash<'_>],
+    io: &TensorIo<'_>,
+    chunks: std::ops::Range<usize>,
+    made: &[Bytes<'_>],
+) {
     if chunks.is_empty() {
         return;
     }
@@ -222,7 +273,8 @@ fn hash(lanes: Lanes, hashes: &mut [Hash<'_>], io: &TensorIo<'_>, chunks: std::o
         Some((_, source)) => {
             let bits = source.spec().dtype.bitsize();
             let stored = source.stored().unwrap_or_default();
-            hash.state.update(&stored[elements.start * bits / 8..(elements.end * bits).div_ceil(8)]);
+            hash.state
+                .update(&stored[elements.start * bits / 8..(elements.end * bits).div_ceil(8)]);
         }
     };
     lanes.each(hashes, feed);
@@ -237,6 +289,7 @@ fn stream(seed: u64, model: usize, tensor: &str) -> Stream {
     hasher.update((model as u64).to_le_bytes());
     hasher.update(tensor.as_bytes());
     let digest: Digest = hasher.finalize().into();
-    let word = |i: usize| u32::from_le_bytes([digest[i], digest[i + 1], digest[i + 2], digest[i + 3]]);
+    let word =
+        |i: usize| u32::from_le_bytes([digest[i], digest[i + 1], digest[i + 2], digest[i + 3]]);
     Stream { key: [word(0), word(4)], nonce: [word(8), word(12)] }
 }

@@ -15,7 +15,11 @@ pub(crate) enum Lanes {
 
 impl Lanes {
     /// Runs `work` on each index; the results are in index order.
-    pub(crate) fn collect<T: Send>(self, indices: std::ops::Range<usize>, work: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+    pub(crate) fn collect<T: Send>(
+        self,
+        indices: std::ops::Range<usize>,
+        work: impl Fn(usize) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
         match self {
             Self::One => indices.map(work).collect(),
             Self::Pool => indices.into_par_iter().map(&work).collect(),
@@ -23,7 +27,12 @@ impl Lanes {
     }
 
     /// Adds up integers counted by chunk; any order gives the same sums.
-    pub(crate) fn count(self, indices: std::ops::Range<usize>, bins: usize, work: impl Fn(usize, &mut [u64]) -> Result<()> + Sync) -> Result<Vec<u64>> {
+    pub(crate) fn count(
+        self,
+        indices: std::ops::Range<usize>,
+        bins: usize,
+        work: impl Fn(usize, &mut [u64]) -> Result<()> + Sync,
+    ) -> Result<Vec<u64>> {
         match self {
             Self::One => {
                 let mut counts = vec![0; bins];
@@ -74,7 +83,11 @@ impl Lanes {
     }
 
     /// Runs both, at the same time where there are threads for it.
-    pub(crate) fn both<A: Send, B: Send>(self, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
+    pub(crate) fn both<A: Send, B: Send>(
+        self,
+        a: impl FnOnce() -> A + Send,
+        b: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
         match self {
             Self::One => (a(), b()),
             Self::Pool => rayon::join(a, b),

@@ -9,11 +9,11 @@ mod staging;
 mod tensor_io;
 
 pub use digests::{Digest, DigestMode, Digests, hex, model_digest};
+pub(crate) use lanes::Lanes;
 pub use progress::Progress;
 pub use run::{Outcome, RunOptions, run};
 pub use staging::Staging;
 pub use tensor_io::TensorIo;
-pub(crate) use lanes::Lanes;
 
 use crate::methods::Reads;
 use crate::plan::Job;

@@ -43,14 +43,20 @@ pub struct Outcome {
 ///
 /// # Errors
 /// An input cannot be read or changed meanwhile, a NaN was met, the output cannot be written.
-pub fn run(plan: &Plan, models: &[Checkpoint], staging: &Staging, options: &RunOptions) -> Result<Outcome> {
+pub fn run(
+    plan: &Plan,
+    models: &[Checkpoint],
+    staging: &Staging,
+    options: &RunOptions,
+) -> Result<Outcome> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(plan.lanes)
         .thread_name(|i| format!("merge-{i}"))
         .build()
         .map_err(|e| Error::internal(format!("cannot start threads: {e}")))?;
     let (files, requests) = ShardFiles::create(staging, &plan.shards)?;
-    let digests = (options.digests == DigestMode::Full).then(|| Digests::new(models, options.cache.as_deref()));
+    let digests = (options.digests == DigestMode::Full)
+        .then(|| Digests::new(models, options.cache.as_deref()));
     let context = Context {
         plan,
         models,
@@ -81,7 +87,8 @@ pub fn run(plan: &Plan, models: &[Checkpoint], staging: &Staging, options: &RunO
         shard.mapping.unchanged()?;
     }
     options.progress.end();
-    let of_model = |i: usize| digests.as_ref().map(|digests| digests.of_model(i)).unwrap_or_default();
+    let of_model =
+        |i: usize| digests.as_ref().map(|digests| digests.of_model(i)).unwrap_or_default();
     let inputs = (0..models.len()).map(|i| {
         of_model(i).into_iter().map(|(name, digest)| (name.to_string(), digest)).collect()
     });
@@ -101,7 +108,9 @@ impl Drop for EndOfWriting<'_> {
 fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Digest>>, usize)> {
     let jobs = &context.plan.jobs;
     let slots: Vec<OnceLock<Option<Digest>>> = jobs.iter().map(|_| OnceLock::new()).collect();
-    jobs.par_iter().zip(&slots).try_for_each(|(job, slot)| still_there(context, staging, job, slot))?;
+    jobs.par_iter()
+        .zip(&slots)
+        .try_for_each(|(job, slot)| still_there(context, staging, job, slot))?;
     let resumed = slots.iter().filter(|slot| slot.get().is_some()).count();
     let finish = |at: usize, lanes: Lanes| -> Result<()> {
         if slots[at].get().is_some() {
@@ -116,7 +125,8 @@ fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Dige
     };
     // Threads share the chunks of a tensor that would keep one of them busy for long after the
     // others are done, and take a tensor each otherwise.
-    let (wide, narrow): (Vec<usize>, Vec<usize>) = (0..jobs.len()).partition(|at| is_wide(context.plan, &jobs[*at]));
+    let (wide, narrow): (Vec<usize>, Vec<usize>) =
+        (0..jobs.len()).partition(|at| is_wide(context.plan, &jobs[*at]));
     wide.into_iter().try_for_each(|at| finish(at, Lanes::Pool))?;
     narrow.into_iter().par_bridge().try_for_each(|at| finish(at, Lanes::One))?;
     let outputs = slots.into_iter().map(|slot| slot.into_inner().flatten()).collect();
@@ -130,8 +140,14 @@ fn is_wide(plan: &Plan, job: &Job) -> bool {
 }
 
 /// Checks a tensor that the journal calls written against its digest.
-fn still_there(context: &Context<'_>, staging: &Staging, job: &Job, slot: &OnceLock<Option<Digest>>) -> Result<()> {
-    let Some(expected) = staging.done().get(&job.output.name).filter(|_| context.hash_outputs) else {
+fn still_there(
+    context: &Context<'_>,
+    staging: &Staging,
+    job: &Job,
+    slot: &OnceLock<Option<Digest>>,
+) -> Result<()> {
+    let Some(expected) = staging.done().get(&job.output.name).filter(|_| context.hash_outputs)
+    else {
         return Ok(());
     };
     let mut hasher = Sha256::new();

@@ -41,7 +41,8 @@ impl Staging {
     pub fn begin(target: &Path, fingerprint: &str, overwrite: bool) -> Result<Self> {
         check_target(target, overwrite)?;
         let folder = sibling(target, "partial")?;
-        std::fs::create_dir_all(&folder).map_err(|e| Error::io("create the output's staging folder", &folder, &e))?;
+        std::fs::create_dir_all(&folder)
+            .map_err(|e| Error::io("create the output's staging folder", &folder, &e))?;
         let lock_path = folder.join(LOCK);
         let lock = OpenOptions::new()
             .create(true)
@@ -88,7 +89,8 @@ impl Staging {
     /// Notes that a tensor is written.
     pub(super) fn record(&self, tensor: &str, digest: &Digest) -> Result<()> {
         let line = format!("{} {}\n", hex(digest), serde_json::Value::from(tensor));
-        let mut journal = self.journal.lock().map_err(|_| Error::internal("the journal is poisoned"))?;
+        let mut journal =
+            self.journal.lock().map_err(|_| Error::internal("the journal is poisoned"))?;
         journal
             .write_all(line.as_bytes())
             .map_err(|e| Error::io("write the journal", &self.folder.join(JOURNAL), &e))
@@ -116,7 +118,8 @@ impl Staging {
     pub fn commit(self) -> Result<()> {
         for name in [JOURNAL, LOCK] {
             let path = self.folder.join(name);
-            std::fs::remove_file(&path).map_err(|e| Error::io("remove a staging file", &path, &e))?;
+            std::fs::remove_file(&path)
+                .map_err(|e| Error::io("remove a staging file", &path, &e))?;
         }
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             if entry.path().is_dir() {
@@ -124,7 +127,8 @@ impl Staging {
             }
         }
         sync_folder(&self.folder)?;
-        let failed = |e: std::io::Error| Error::io("move the finished output into place", &self.target, &e);
+        let failed =
+            |e: std::io::Error| Error::io("move the finished output into place", &self.target, &e);
         if self.target.exists() && exchange(&self.folder, &self.target)? {
             // What is staged now is the old output.
             std::fs::remove_dir_all(&self.folder).map_err(failed)?;
@@ -221,7 +225,11 @@ fn empty(folder: &Path) -> Result<()> {
         if path.file_name().is_some_and(|name| name == LOCK) {
             continue;
         }
-        let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
         removed.map_err(failed)?;
     }
     Ok(())

@@ -78,7 +78,11 @@ impl<'a> TensorIo<'a> {
 
     /// Sums of `width` f64 values. A chunk's values are added tile by tile into its own partial sum,
     /// and the chunks' partial sums are added in chunk order, so that threads do not matter.
-    pub fn sums(&self, width: usize, body: impl Fn(usize, &mut [Vec<f32>], &mut [f64]) + Sync) -> Result<Vec<f64>> {
+    pub fn sums(
+        &self,
+        width: usize,
+        body: impl Fn(usize, &mut [Vec<f32>], &mut [f64]) + Sync,
+    ) -> Result<Vec<f64>> {
         let partials = self.lanes.collect(0..self.chunks(), |chunk| {
             let mut partial = vec![0.0; width];
             self.reduce_chunk(chunk, |start, inputs| body(start, inputs, &mut partial))?;
@@ -92,14 +96,23 @@ impl<'a> TensorIo<'a> {
     }
 
     /// Counts in `bins` bins over the whole tensor.
-    pub fn counts(&self, bins: usize, body: impl Fn(usize, &mut [Vec<f32>], &mut [u64]) + Sync) -> Result<Vec<u64>> {
+    pub fn counts(
+        &self,
+        bins: usize,
+        body: impl Fn(usize, &mut [Vec<f32>], &mut [u64]) + Sync,
+    ) -> Result<Vec<u64>> {
         self.lanes.count(0..self.chunks(), bins, |chunk, counts| {
             self.reduce_chunk(chunk, |start, inputs| body(start, inputs, counts))
         })
     }
 
     /// Counts in `width` bins for each of the chunks, in chunk order.
-    pub fn chunk_counts(&self, chunks: Range<usize>, width: usize, body: impl Fn(usize, &mut [Vec<f32>], &mut [u64]) + Sync) -> Result<Vec<Vec<u64>>> {
+    pub fn chunk_counts(
+        &self,
+        chunks: Range<usize>,
+        width: usize,
+        body: impl Fn(usize, &mut [Vec<f32>], &mut [u64]) + Sync,
+    ) -> Result<Vec<Vec<u64>>> {
         self.lanes.collect(chunks, |chunk| {
             let mut counts = vec![0; width];
             self.reduce_chunk(chunk, |start, inputs| body(start, inputs, &mut counts))?;
@@ -119,7 +132,11 @@ impl<'a> TensorIo<'a> {
     }
 
     /// Goes through one chunk again.
-    pub fn visit_chunk(&self, chunk: usize, body: impl FnMut(usize, &mut [Vec<f32>])) -> Result<()> {
+    pub fn visit_chunk(
+        &self,
+        chunk: usize,
+        body: impl FnMut(usize, &mut [Vec<f32>]),
+    ) -> Result<()> {
         self.reduce_chunk(chunk, body)
     }
 
@@ -171,7 +188,11 @@ impl<'a> TensorIo<'a> {
     }
 
     /// Reads a chunk tile by tile for a reduction.
-    fn reduce_chunk(&self, chunk: usize, mut body: impl FnMut(usize, &mut [Vec<f32>])) -> Result<()> {
+    fn reduce_chunk(
+        &self,
+        chunk: usize,
+        mut body: impl FnMut(usize, &mut [Vec<f32>]),
+    ) -> Result<()> {
         self.read_chunk(chunk, |start, inputs| {
             for input in inputs.iter_mut() {
                 self.zero_nan(input);
@@ -192,7 +213,11 @@ impl<'a> TensorIo<'a> {
     }
 
     /// Reads a chunk tile by tile.
-    pub(crate) fn read_chunk(&self, chunk: usize, mut body: impl FnMut(usize, &mut [Vec<f32>]) -> Result<()>) -> Result<()> {
+    pub(crate) fn read_chunk(
+        &self,
+        chunk: usize,
+        mut body: impl FnMut(usize, &mut [Vec<f32>]) -> Result<()>,
+    ) -> Result<()> {
         let range = self.chunk_range(chunk);
         for input in self.inputs {
             let ahead = range.end..(range.end + CHUNK).min(self.elements);

@@ -86,9 +86,5 @@ fn to_f16(value: f32) -> u16 {
     } else {
         0x7c00
     };
-    if magnitude > 0x7f80_0000 {
-        0x7e00
-    } else {
-        (sign | half) as u16
-    }
+    if magnitude > 0x7f80_0000 { 0x7e00 } else { (sign | half) as u16 }
 }

@@ -68,9 +68,7 @@ impl Kernels {
         static BEST: OnceLock<Kernels> = OnceLock::new();
         *BEST.get_or_init(|| {
             let wanted = std::env::var("COGNATE_ISA").ok();
-            let named = Isa::ALL
-                .into_iter()
-                .find(|isa| Some(isa.name()) == wanted.as_deref());
+            let named = Isa::ALL.into_iter().find(|isa| Some(isa.name()) == wanted.as_deref());
             let ladder = Isa::ALL.into_iter().rev();
             named
                 .into_iter()

@@ -1,9 +1,9 @@
 //! Keeping part of a task vector: by magnitude (TIES) or at random (DARE).
 
+use super::LANES;
 use super::magnitude::pattern;
 use super::random::{GROUP, Stream};
 use super::reduce::fold;
-use super::LANES;
 
 #[inline(always)]
 pub(super) fn trim(threshold: u32, ties: usize, x: &mut [f32]) {

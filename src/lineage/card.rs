@@ -12,7 +12,9 @@ pub fn card(recipe: &Recipe, plan: &Plan) -> String {
     for name in &names {
         let _ = writeln!(text, "- {}", serde_json::Value::from(*name));
     }
-    text.push_str("base_model_relation: merge\nlibrary_name: transformers\ntags:\n- merge\n- cognate\n---\n");
+    text.push_str(
+        "base_model_relation: merge\nlibrary_name: transformers\ntags:\n- merge\n- cognate\n---\n",
+    );
     let _ = write_body(&mut text, recipe, plan, &names);
     text
 }
@@ -20,7 +22,12 @@ pub fn card(recipe: &Recipe, plan: &Plan) -> String {
 fn write_body(text: &mut String, recipe: &Recipe, plan: &Plan, names: &[&str]) -> std::fmt::Result {
     let method = recipe.method;
     writeln!(text, "# Merge of {}\n", names.join(", "))?;
-    writeln!(text, "Made with cognate {} by the method `{}`.", env!("CARGO_PKG_VERSION"), method.name)?;
+    writeln!(
+        text,
+        "Made with cognate {} by the method `{}`.",
+        env!("CARGO_PKG_VERSION"),
+        method.name
+    )?;
     writeln!(text, "{} ({})\n", method.summary, method.reference)?;
     writeln!(text, "| model | role |\n|---|---|")?;
     for (i, model) in plan.models.iter().enumerate() {
@@ -32,7 +39,11 @@ fn write_body(text: &mut String, recipe: &Recipe, plan: &Plan, names: &[&str]) -
         };
         writeln!(text, "| {} | {role} |", model.reference)?;
     }
-    writeln!(text, "\n`lineage.json` says of every tensor how it was made and from which bytes. Seed: {}.\n", plan.seed)?;
+    writeln!(
+        text,
+        "\n`lineage.json` says of every tensor how it was made and from which bytes. Seed: {}.\n",
+        plan.seed
+    )?;
     writeln!(text, "## Recipe\n")?;
     // A fence longer than any run of backticks in the recipe.
     let longest = recipe.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
@@ -42,7 +53,9 @@ fn write_body(text: &mut String, recipe: &Recipe, plan: &Plan, names: &[&str]) -
 
 /// A Hub name as it is; the folder's name for a path.
 fn short_name(reference: &str) -> &str {
-    let hub_name = reference.split('/').count() == 2 && !reference.starts_with(['.', '/', '~']) && !Path::new(reference).exists();
+    let hub_name = reference.split('/').count() == 2
+        && !reference.starts_with(['.', '/', '~'])
+        && !Path::new(reference).exists();
     if hub_name {
         return reference;
     }

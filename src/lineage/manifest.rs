@@ -15,7 +15,9 @@ pub const SCHEMA: &str = "cognate/lineage/1";
 /// The manifest of a merge that has run.
 pub fn manifest(recipe: &Recipe, plan: &Plan, models: &[Checkpoint], outcome: &Outcome) -> Value {
     let outputs = plan.jobs.iter().zip(&outcome.outputs);
-    let model = model_digest(outputs.clone().filter_map(|(job, digest)| Some((&job.output, digest.as_ref()?))));
+    let model = model_digest(
+        outputs.clone().filter_map(|(job, digest)| Some((&job.output, digest.as_ref()?))),
+    );
     let known = outcome.outputs.iter().all(Option::is_some);
     json!({
         "schema": SCHEMA,
@@ -63,7 +65,8 @@ fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) ->
     let digests = &outcome.inputs[index];
     let known = digests.len() == checkpoint.tensors().len();
     let pairs = checkpoint.tensors().iter();
-    let model = model_digest(pairs.filter_map(|(name, tensor)| Some((tensor.spec(), digests.get(name)?))));
+    let model =
+        model_digest(pairs.filter_map(|(name, tensor)| Some((tensor.spec(), digests.get(name)?))));
     let tensors: Map<String, Value> = checkpoint
         .tensors()
         .iter()

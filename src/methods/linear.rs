@@ -14,7 +14,8 @@ pub(super) const METHOD: Method = Method {
     base: Base::Plain,
     params: &[
         Param::input("weight", ANY, "the model's share"),
-        Param::shared("normalize", ParamKind::Bool, "divide by the sum of the weights").or(Default::Bool(true)),
+        Param::shared("normalize", ParamKind::Bool, "divide by the sum of the weights")
+            .or(Default::Bool(true)),
     ],
     reads: Reads::Stream { passes: 1, bins: 0 },
     check,

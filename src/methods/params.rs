@@ -62,10 +62,7 @@ pub enum Default {
 }
 
 /// Any finite number.
-pub(crate) const ANY: ParamKind = ParamKind::Number {
-    min: f64::MIN,
-    max: f64::MAX,
-};
+pub(crate) const ANY: ParamKind = ParamKind::Number { min: f64::MIN, max: f64::MAX };
 /// A number from 0 to 1.
 pub(crate) const FRACTION: ParamKind = ParamKind::Number { min: 0.0, max: 1.0 };
 
@@ -94,7 +91,9 @@ impl Param {
     pub fn admits(&self, value: &Value) -> std::result::Result<(), String> {
         let fits = match (self.kind, value) {
             (ParamKind::Bool, Value::Bool(_)) => true,
-            (ParamKind::Number { min, max }, Value::Number(x)) => x.is_finite() && (min..=max).contains(x),
+            (ParamKind::Number { min, max }, Value::Number(x)) => {
+                x.is_finite() && (min..=max).contains(x)
+            }
             (ParamKind::Choice(words), Value::Text(word)) => words.contains(&word.as_str()),
             _ => false,
         };
@@ -105,7 +104,9 @@ impl Param {
     pub fn expectation(&self) -> String {
         match self.kind {
             ParamKind::Bool => "true or false".to_string(),
-            ParamKind::Number { min, max } if min == f64::MIN && max == f64::MAX => "a finite number".to_string(),
+            ParamKind::Number { min, max } if min == f64::MIN && max == f64::MAX => {
+                "a finite number".to_string()
+            }
             ParamKind::Number { min, max } => format!("a number from {min} to {max}"),
             ParamKind::Choice(words) => format!("one of {}", words.join(", ")),
         }

@@ -51,10 +51,7 @@ fn slerp_weights(gram: &[f64], t: f64) -> [f64; 2] {
         return [1.0 - t, t];
     }
     let theta = cos.acos();
-    [
-        ((1.0 - t) * theta).sin() / theta.sin(),
-        (t * theta).sin() / theta.sin(),
-    ]
+    [((1.0 - t) * theta).sin() / theta.sin(), (t * theta).sin() / theta.sin()]
 }
 
 #[cfg(test)]

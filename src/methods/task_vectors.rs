@@ -12,12 +12,26 @@ use crate::kernels::{Kernels, Stream};
 
 const WEIGHT: Param = Param::non_base("weight", ANY, "factor on the model's task vector");
 const DENSITY: Param =
-    Param::non_base("density", FRACTION, "share of the task vector that is kept").or(Default::Number(1.0));
-const LAMBDA: Param = Param::shared("lambda", ANY, "factor on the merged task vector").or(Default::Number(1.0));
-const INT8_MASK: Param = Param::shared("int8_mask", ParamKind::Bool, "accepted for mergekit's recipes; masks take no memory here")
-    .or(Default::Bool(false));
-const NORMALIZE: Param = Param::shared("normalize", ParamKind::Bool, "divide by the sum of the weights (where signs are elected: of those that agree)");
-const RESCALE: Param = Param::shared("rescale", ParamKind::Bool, "restore the task vector's L1 norm after sparsifying");
+    Param::non_base("density", FRACTION, "share of the task vector that is kept")
+        .or(Default::Number(1.0));
+const LAMBDA: Param =
+    Param::shared("lambda", ANY, "factor on the merged task vector").or(Default::Number(1.0));
+const INT8_MASK: Param = Param::shared(
+    "int8_mask",
+    ParamKind::Bool,
+    "accepted for mergekit's recipes; masks take no memory here",
+)
+.or(Default::Bool(false));
+const NORMALIZE: Param = Param::shared(
+    "normalize",
+    ParamKind::Bool,
+    "divide by the sum of the weights (where signs are elected: of those that agree)",
+);
+const RESCALE: Param = Param::shared(
+    "rescale",
+    ParamKind::Bool,
+    "restore the task vector's L1 norm after sparsifying",
+);
 const VARIANT: Param = Param::shared(
     "variant",
     ParamKind::Choice(&["mergekit", "paper"]),
@@ -194,7 +208,12 @@ fn restore(inputs: &mut [Vec<f32>], base: usize) {
 }
 
 /// What to keep of each model's delta, and the factor on it: its weight times the rescaling.
-fn sparse_deltas(io: &TensorIo<'_>, p: &Params, sparsify: Sparsify, weights: &[f64]) -> Result<Vec<Sparse>> {
+fn sparse_deltas(
+    io: &TensorIo<'_>,
+    p: &Params,
+    sparsify: Sparsify,
+    weights: &[f64],
+) -> Result<Vec<Sparse>> {
     let others = io.others()?;
     let densities = p.each("density");
     let mut keeps = Vec::new();
@@ -237,7 +256,8 @@ fn rescales(io: &TensorIo<'_>, p: &Params, keeps: &[Keep], densities: &[f64]) ->
         return Ok(vec![1.0; keeps.len()]);
     }
     if p.chose("variant", "paper") {
-        let inverse = |(keep, density): (&Keep, &f64)| if sparse(keep) { 1.0 / density } else { 1.0 };
+        let inverse =
+            |(keep, density): (&Keep, &f64)| if sparse(keep) { 1.0 / density } else { 1.0 };
         return Ok(keeps.iter().zip(densities).map(inverse).collect());
     }
     let base = io.base()?;

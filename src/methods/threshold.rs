@@ -89,7 +89,10 @@ impl Search {
 
 /// For each input but the base, the threshold of its `wanted` largest deltas; none where none is
 /// asked for.
-pub(super) fn thresholds(io: &TensorIo<'_>, wanted: &[Option<usize>]) -> Result<Vec<Option<Threshold>>> {
+pub(super) fn thresholds(
+    io: &TensorIo<'_>,
+    wanted: &[Option<usize>],
+) -> Result<Vec<Option<Threshold>>> {
     let others = io.others()?;
     let mut searches: Vec<Search> = others
         .iter()
@@ -111,10 +114,10 @@ pub(super) fn thresholds(io: &TensorIo<'_>, wanted: &[Option<usize>]) -> Result<
         count_pass(io, &mut searches)?;
     }
     let ends = tie_ends(io, &searches)?;
-    let mut found = searches.iter().zip(ends).map(|(search, ties_end)| Threshold {
-        pattern: search.range.start,
-        ties_end,
-    });
+    let mut found = searches
+        .iter()
+        .zip(ends)
+        .map(|(search, ties_end)| Threshold { pattern: search.range.start, ties_end });
     Ok(wanted.iter().map(|keep| keep.and_then(|_| found.next())).collect())
 }
 
@@ -136,7 +139,8 @@ fn bracket(io: &TensorIo<'_>, searches: &mut [Search]) -> Result<()> {
         let rank = (1.0 - share) * size;
         let mut at = |rank: f64| *patterns.select_nth_unstable(rank as usize).1;
         let low = if rank > spread { at(rank - spread) } else { 0 };
-        let high = if rank + spread + 1.0 < size { at(rank + spread).saturating_add(1) } else { PATTERNS };
+        let high =
+            if rank + spread + 1.0 < size { at(rank + spread).saturating_add(1) } else { PATTERNS };
         search.range = low..high.clamp(low + 1, PATTERNS);
     }
     Ok(())
@@ -158,7 +162,8 @@ fn count_pass(io: &TensorIo<'_>, searches: &mut [Search]) -> Result<()> {
                 let (bins, above) = counts.split_at_mut(BINS);
                 let delta = &mut inputs[search.input];
                 kernels.subtract(&origin, delta);
-                above[0] += kernels.count_magnitudes(delta, search.range.clone(), search.shift(), bins);
+                above[0] +=
+                    kernels.count_magnitudes(delta, search.range.clone(), search.shift(), bins);
             }
             inputs[base] = origin;
         })?

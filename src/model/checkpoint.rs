@@ -36,7 +36,9 @@ impl Checkpoint {
                 .file(config.path())
                 .key("quantization_config")
                 .fact("found", method)
-                .hint("use the model's unquantised weights: packed values have no meaningful average"));
+                .hint(
+                    "use the model's unquantised weights: packed values have no meaningful average",
+                ));
         }
         let (shards, tensors) = shards::open(folder)?;
         let stacks = Stacks::find(tensors.keys().map(String::as_str), &config);
@@ -64,9 +66,7 @@ impl Checkpoint {
             return None;
         }
         let shared = tied_to(name, |name| self.tensors.contains_key(name))?;
-        self.tensors
-            .get_key_value(shared)
-            .map(|(stored, tensor)| (stored.as_str(), tensor))
+        self.tensors.get_key_value(shared).map(|(stored, tensor)| (stored.as_str(), tensor))
     }
 
     /// All stored tensors, by name.
@@ -81,8 +81,6 @@ impl Checkpoint {
 
     /// The names of its tensors in the order they stand in the files.
     pub fn names_in_file_order(&self) -> impl Iterator<Item = &str> {
-        self.shards
-            .iter()
-            .flat_map(|shard| shard.tensors.iter().map(String::as_str))
+        self.shards.iter().flat_map(|shard| shard.tensors.iter().map(String::as_str))
     }
 }

@@ -116,8 +116,7 @@ impl Config {
 
     /// Whether the output head shares the input embedding, where the config says so.
     pub fn tied(&self) -> Option<bool> {
-        self.objects()
-            .find_map(|(_, object)| object.get("tie_word_embeddings")?.as_bool())
+        self.objects().find_map(|(_, object)| object.get("tie_word_embeddings")?.as_bool())
     }
 
     /// The layer counts it declares, with the path of each key.
@@ -135,9 +134,7 @@ impl Config {
 
     /// How the weights are quantised, where they are.
     pub fn quantization(&self) -> Option<String> {
-        let found = self
-            .objects()
-            .find_map(|(_, object)| object.get("quantization_config"))?;
+        let found = self.objects().find_map(|(_, object)| object.get("quantization_config"))?;
         let method = found.get("quant_method").and_then(Value::as_str);
         Some(method.unwrap_or("unknown method").to_string())
     }
@@ -189,7 +186,10 @@ impl Config {
             .ok_or_else(|| {
                 Error::input("the config does not say how many layers the model has")
                     .file(&self.path)
-                    .expected(format!("{old} layers under one of {}", LAYER_COUNT_KEYS.join(", ")), "none")
+                    .expected(
+                        format!("{old} layers under one of {}", LAYER_COUNT_KEYS.join(", ")),
+                        "none",
+                    )
             })?;
         let object = match &prefix {
             None => &mut self.map,
@@ -207,20 +207,15 @@ impl Config {
             let before = list.len();
             if LAYER_INDEX_LISTS.contains(&key.as_str()) {
                 let has = |layer: usize| list.iter().any(|v| v.as_u64() == Some(layer as u64));
-                let moved: Vec<Value> = (0..kept.len())
-                    .filter(|i| has(kept[*i]))
-                    .map(Value::from)
-                    .collect();
+                let moved: Vec<Value> =
+                    (0..kept.len()).filter(|i| has(kept[*i])).map(Value::from).collect();
                 *list = moved;
             } else if before == old && !NOT_PER_LAYER.contains(&key.as_str()) {
                 *list = kept.iter().map(|layer| list[*layer].clone()).collect();
             } else {
                 continue;
             }
-            edits.push(LayerListEdit {
-                key: key.clone(),
-                lengths: (before, list.len()),
-            });
+            edits.push(LayerListEdit { key: key.clone(), lengths: (before, list.len()) });
         }
         Ok(edits)
     }

@@ -31,7 +31,8 @@ pub fn split_layer(name: &str) -> Option<LayerName<'_>> {
     let mut start = 0;
     for part in name.split('.') {
         let end = start + part.len();
-        let number = !part.is_empty() && part.len() <= 6 && part.bytes().all(|b| b.is_ascii_digit());
+        let number =
+            !part.is_empty() && part.len() <= 6 && part.bytes().all(|b| b.is_ascii_digit());
         if number && start > 0 && end < name.len() {
             return Some(LayerName {
                 stack: &name[..start - 1],
@@ -124,9 +125,11 @@ impl Stacks {
             )),
             (Some(_), Some(_)) => {
                 let names = self.stacks.keys().map(String::as_str).collect::<Vec<_>>();
-                Err(Error::input("layer ranges are ambiguous: the model has several stacks of layers")
-                    .fact("stacks", names.join(", "))
-                    .hint("merge the whole model with `models:` instead of `slices:`"))
+                Err(Error::input(
+                    "layer ranges are ambiguous: the model has several stacks of layers",
+                )
+                .fact("stacks", names.join(", "))
+                .hint("merge the whole model with `models:` instead of `slices:`"))
             }
         }
     }
@@ -143,11 +146,7 @@ impl Stacks {
 
 /// The gradient position of layer `index` among `count` layers of a slice.
 pub(crate) fn gradient_position(index: usize, count: usize) -> f64 {
-    if count > 1 {
-        index as f64 / (count - 1) as f64
-    } else {
-        1.0
-    }
+    if count > 1 { index as f64 / (count - 1) as f64 } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -160,12 +159,22 @@ mod tests {
             ("model.layers.11.mlp.up_proj.weight", "model.layers", 11, ".mlp.up_proj.weight"),
             ("transformer.h.0.attn.c_attn.bias", "transformer.h", 0, ".attn.c_attn.bias"),
             ("h.3.ln_1.weight", "h", 3, ".ln_1.weight"),
-            ("gpt_neox.layers.5.attention.dense.bias", "gpt_neox.layers", 5, ".attention.dense.bias"),
+            (
+                "gpt_neox.layers.5.attention.dense.bias",
+                "gpt_neox.layers",
+                5,
+                ".attention.dense.bias",
+            ),
             ("transformer.blocks.7.norm_1.weight", "transformer.blocks", 7, ".norm_1.weight"),
             ("model.decoder.layers.2.fc1.weight", "model.decoder.layers", 2, ".fc1.weight"),
             ("backbone.layers.1.mixer.A_log", "backbone.layers", 1, ".mixer.A_log"),
             ("encoder.layer.9.output.dense.bias", "encoder.layer", 9, ".output.dense.bias"),
-            ("model.layers.2.block_sparse_moe.experts.7.w1.weight", "model.layers", 2, ".block_sparse_moe.experts.7.w1.weight"),
+            (
+                "model.layers.2.block_sparse_moe.experts.7.w1.weight",
+                "model.layers",
+                2,
+                ".block_sparse_moe.experts.7.w1.weight",
+            ),
         ] {
             assert_eq!(split_layer(name), Some(LayerName { stack, layer, rest }));
         }

@@ -33,10 +33,7 @@ impl FileIdentity {
         };
         #[cfg(not(unix))]
         let stamp = format!("{:?}:{:?}", metadata.modified().ok(), metadata.created().ok());
-        Self {
-            size: metadata.len(),
-            stamp,
-        }
+        Self { size: metadata.len(), stamp }
     }
 }
 
@@ -55,9 +52,7 @@ impl Mapping {
     /// The file cannot be opened or mapped, or is not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("open the file", path, &e))?;
-        let metadata = file
-            .metadata()
-            .map_err(|e| Error::io("read the file's size", path, &e))?;
+        let metadata = file.metadata().map_err(|e| Error::io("read the file's size", path, &e))?;
         if !metadata.is_file() {
             return Err(Error::input("not a regular file").file(path));
         }
@@ -65,13 +60,8 @@ impl Mapping {
         // to the file while it is mapped could change the bytes under us: `unchanged` finds that
         // out after the work, and every bound is taken from the mapping's own length, so changed
         // bytes can give wrong numbers (which are then reported), not out-of-bounds reads.
-        let map =
-            unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map the file", path, &e))?;
-        Ok(Self {
-            path: path.to_path_buf(),
-            identity: FileIdentity::of(&metadata),
-            map,
-        })
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io("map the file", path, &e))?;
+        Ok(Self { path: path.to_path_buf(), identity: FileIdentity::of(&metadata), map })
     }
 
     /// The file's bytes.
@@ -108,9 +98,7 @@ impl Mapping {
     pub fn prefetch(&self, range: Range<usize>) {
         // Only a hint: where it fails, the pages come in one by one.
         #[cfg(unix)]
-        let _ = self
-            .map
-            .advise_range(Advice::WillNeed, range.start, range.len());
+        let _ = self.map.advise_range(Advice::WillNeed, range.start, range.len());
     }
 
     /// Gives the pages of the byte range back; they are read anew if they are touched again.
@@ -120,8 +108,7 @@ impl Mapping {
         // addresses stay mapped.
         #[cfg(unix)]
         let _ = unsafe {
-            self.map
-                .unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
         };
     }
 }

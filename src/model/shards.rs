@@ -114,11 +114,7 @@ pub(super) fn open(folder: &Path) -> Result<(Vec<Arc<Shard>>, Tensors)> {
         let shard = Arc::new(shard);
         for (spec, range) in specs {
             let name = spec.name.clone();
-            let tensor = StoredTensor {
-                spec,
-                shard: Arc::clone(&shard),
-                range,
-            };
+            let tensor = StoredTensor { spec, shard: Arc::clone(&shard), range };
             if let Some(other) = tensors.insert(name.clone(), tensor) {
                 return Err(Error::input("a tensor stands in two shards")
                     .file(&folder.join(file))
@@ -152,23 +148,17 @@ fn read_index(folder: &Path) -> Result<Option<Index>> {
         Ok(_) => {}
     }
     let bytes = std::fs::read(&path).map_err(|e| Error::io("read the index", &path, &e))?;
-    parse_index(&bytes)
-        .map(|weight_map| Some(Index { weight_map }))
-        .map_err(|e| e.file(&path))
+    parse_index(&bytes).map(|weight_map| Some(Index { weight_map })).map_err(|e| e.file(&path))
 }
 
 /// Reads the `weight_map` of a `model.safetensors.index.json`; a file name that leaves the folder
 /// is refused.
 pub fn parse_index(bytes: &[u8]) -> Result<BTreeMap<String, String>> {
-    let index: Index = serde_json::from_slice(bytes).map_err(|e| {
-        Error::input("the index is not valid").fact("reason", e.to_string())
-    })?;
+    let index: Index = serde_json::from_slice(bytes)
+        .map_err(|e| Error::input("the index is not valid").fact("reason", e.to_string()))?;
     for (tensor, file) in &index.weight_map {
         let mut parts = Path::new(file).components();
-        let plain = matches!(
-            (parts.next(), parts.next()),
-            (Some(Component::Normal(_)), None)
-        );
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
         if !plain || file.contains(['\\', '/', '\0']) {
             return Err(Error::input("the index names a file outside its folder")
                 .tensor(tensor)
@@ -203,12 +193,13 @@ fn unindexed_files(folder: &Path) -> Result<BTreeSet<String>> {
     if found.len() == 1 || numbered_set(&found) {
         return Ok(found);
     }
-    let error = Error::input("no safetensors weights in the model folder")
-        .file(folder)
-        .expected(format!("{SINGLE} or {INDEX}"), {
+    let error = Error::input("no safetensors weights in the model folder").file(folder).expected(
+        format!("{SINGLE} or {INDEX}"),
+        {
             let names = found.iter().chain(&pickled).map(String::as_str);
             Some(list(names)).filter(|l| !l.is_empty()).unwrap_or("neither".to_string())
-        });
+        },
+    );
     Err(if pickled.is_empty() {
         error
     } else {
@@ -248,7 +239,8 @@ fn open_shard(folder: &Path, file: &str) -> Result<(Shard, Vec<Placed>)> {
 /// Anything the format forbids: a header longer than the file, bytes that are not covered, offsets
 /// that overlap, a shape that does not fit its bytes.
 pub fn parse_header(bytes: &[u8]) -> Result<Vec<Placed>> {
-    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| header_error(&e, bytes))?;
+    let (header, metadata) =
+        SafeTensors::read_metadata(bytes).map_err(|e| header_error(&e, bytes))?;
     let data = 8 + header;
     let mut placed = Vec::new();
     for name in metadata.offset_keys() {
@@ -256,20 +248,14 @@ pub fn parse_header(bytes: &[u8]) -> Result<Vec<Placed>> {
             continue;
         };
         let range = data + info.data_offsets.0..data + info.data_offsets.1;
-        let spec = TensorSpec {
-            name,
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-        };
+        let spec = TensorSpec { name, dtype: info.dtype, shape: info.shape.clone() };
         placed.push((spec, range));
     }
     Ok(placed)
 }
 
 fn header_error(error: &SafeTensorError, bytes: &[u8]) -> Error {
-    let declared = bytes
-        .first_chunk::<8>()
-        .map_or(0, |len| u64::from_le_bytes(*len));
+    let declared = bytes.first_chunk::<8>().map_or(0, |len| u64::from_le_bytes(*len));
     match error {
         SafeTensorError::HeaderTooSmall => Error::input("the file is too short to be safetensors")
             .expected("at least 8 bytes", bytes.len()),
@@ -297,9 +283,7 @@ fn check_index(folder: &Path, index: &Index, tensors: &Tensors) -> Result<()> {
     let missing: Vec<&str> = index
         .weight_map
         .iter()
-        .filter(|(name, file)| {
-            tensors.get(*name).is_none_or(|tensor| tensor.shard.file != **file)
-        })
+        .filter(|(name, file)| tensors.get(*name).is_none_or(|tensor| tensor.shard.file != **file))
         .map(|(name, _)| name.as_str())
         .collect();
     if let Some(first) = missing.first() {

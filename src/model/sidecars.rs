@@ -73,9 +73,7 @@ fn folder_belongs(name: &str) -> bool {
 }
 
 fn file_belongs(name: &str) -> bool {
-    let covered = BELONGS
-        .iter()
-        .any(|(start, end)| name.starts_with(start) && name.ends_with(end));
+    let covered = BELONGS.iter().any(|(start, end)| name.starts_with(start) && name.ends_with(end));
     covered && !is_weight_file(name)
 }
 
@@ -97,7 +95,8 @@ impl Sidecars {
         let mut found = Self::default();
         for (name, is_folder) in list(folder)? {
             // Written anew for the merge, or no part of a model.
-            let own = ["config.json", "README.md", "lineage.json", "eval.json", "mergekit_config.yml"];
+            let own =
+                ["config.json", "README.md", "lineage.json", "eval.json", "mergekit_config.yml"];
             if own.contains(&name.as_str()) || is_weight_file(&name) || name.starts_with('.') {
                 continue;
             }
@@ -141,17 +140,41 @@ mod tests {
     #[test]
     fn files_of_every_tokenizer_belong() {
         for name in [
-            "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "tokenizer.model.v3",
-            "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
-            "qwen.tiktoken", "tekken.json", "special_tokens_map.json", "added_tokens.json",
-            "chat_template.jinja", "chat_template.json", "generation_config.json",
-            "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
-            "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
-            "modeling_custom.py", "LICENSE", "normalizer.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "tokenizer.model",
+            "tokenizer.model.v3",
+            "vocab.json",
+            "merges.txt",
+            "vocab.txt",
+            "spiece.model",
+            "sentencepiece.bpe.model",
+            "qwen.tiktoken",
+            "tekken.json",
+            "special_tokens_map.json",
+            "added_tokens.json",
+            "chat_template.jinja",
+            "chat_template.json",
+            "generation_config.json",
+            "preprocessor_config.json",
+            "processor_config.json",
+            "video_preprocessor_config.json",
+            "modules.json",
+            "sentence_bert_config.json",
+            "config_sentence_transformers.json",
+            "modeling_custom.py",
+            "LICENSE",
+            "normalizer.json",
         ] {
             assert!(file_belongs(name), "{name}");
         }
-        for name in ["training_args.json", "optimizer.pt", "rng_state.pth", "trainer_state.json", "events.out"] {
+        for name in [
+            "training_args.json",
+            "optimizer.pt",
+            "rng_state.pth",
+            "trainer_state.json",
+            "events.out",
+        ] {
             assert!(!file_belongs(name), "{name}");
         }
         assert!(folder_belongs("1_Pooling") && folder_belongs("2_Dense"));

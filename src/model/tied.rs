@@ -25,10 +25,7 @@ const TIED: [(&str, &[&str]); 6] = [
     ("proj_out.weight", &["model.decoder.embed_tokens.weight"]),
     ("encoder.embed_tokens.weight", &["shared.weight"]),
     ("decoder.embed_tokens.weight", &["shared.weight"]),
-    (
-        "cls.predictions.decoder.weight",
-        &["bert.embeddings.word_embeddings.weight"],
-    ),
+    ("cls.predictions.decoder.weight", &["bert.embeddings.word_embeddings.weight"]),
 ];
 
 /// The stored tensor that the head `name` shares when the model's embeddings are tied.

@@ -34,7 +34,9 @@ pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -
         jobs.push(job(recipe, group, placement, models, &mut warnings)?);
     }
     if jobs.is_empty() {
-        return Err(Error::input("nothing to merge: the model has no tensors").file(&models[donor].folder));
+        return Err(
+            Error::input("nothing to merge: the model has no tensors").file(&models[donor].folder)
+        );
     }
     let shards = layout::shards(&mut jobs, options.shard_size)?;
     let (config, config_edits) = config(models, donor, &placements, &jobs, &mut warnings)?;
@@ -91,7 +93,9 @@ fn check_group(recipe: &Recipe, group: &Group<'_>, models: &[Checkpoint]) -> Res
             .hint("list each model once; raise its weight instead"));
     }
     if method.base == Base::Required && group.base.is_none() {
-        let error = recipe.error(&group.at, format!("the method `{}` needs a base model", method.name)).key("base_model");
+        let error = recipe
+            .error(&group.at, format!("the method `{}` needs a base model", method.name))
+            .key("base_model");
         return Err(match &recipe.base_model {
             None => error.hint("name it with `base_model:`"),
             Some(_) => error
@@ -101,9 +105,15 @@ fn check_group(recipe: &Recipe, group: &Group<'_>, models: &[Checkpoint]) -> Res
     }
     if !method.inputs.allows(group.members.len()) {
         return Err(recipe
-            .error(&group.at, format!("the method `{}` does not take this many models", method.name))
+            .error(
+                &group.at,
+                format!("the method `{}` does not take this many models", method.name),
+            )
             .key("merge_method")
-            .expected(format!("{} models, the base included", method.inputs), format!("{} ({})", group.members.len(), names())));
+            .expected(
+                format!("{} models, the base included", method.inputs),
+                format!("{} ({})", group.members.len(), names()),
+            ));
     }
     Ok(())
 }
@@ -155,7 +165,9 @@ fn job(
             .tensor(name)
             .fact("model", &member.at.value)
             .fact("has it", &models[group.lead().model].reference)
-            .hint("models merge when they share an architecture: the same tensors, by name and shape"));
+            .hint(
+                "models merge when they share an architecture: the same tensors, by name and shape",
+            ));
     }
     for (input, spec) in inputs.iter().zip(&specs) {
         if spec.shape != lead.shape {
@@ -204,7 +216,8 @@ fn shape_error(
         .tensor(&placement.output)
         .fact("model", &models[input.model].reference)
         .expected(format!("{:?}", lead.shape), format!("{:?}", spec.shape));
-    let same_rest = spec.shape.len() == lead.shape.len() && spec.shape.get(1..) == lead.shape.get(1..);
+    let same_rest =
+        spec.shape.len() == lead.shape.len() && spec.shape.get(1..) == lead.shape.get(1..);
     if same_rest && Stacks::place("", &placement.output) == Place::Before {
         return error.hint("the vocabularies have different sizes; models must share one for now");
     }
@@ -243,10 +256,13 @@ fn config(
             }
             edits.push(format!("layers: {old} → {}", kept.len()));
             for edit in config.follow_layers(old, kept)? {
-                edits.push(format!("{}: {} → {} entries", edit.key, edit.lengths.0, edit.lengths.1));
+                edits
+                    .push(format!("{}: {} → {} entries", edit.key, edit.lengths.0, edit.lengths.1));
             }
             for key in config.positional_keys() {
-                warnings.push(format!("config key {key} depends on layer positions; check it after the layer edit"));
+                warnings.push(format!(
+                    "config key {key} depends on layer positions; check it after the layer edit"
+                ));
             }
         }
     }

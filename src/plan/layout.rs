@@ -48,7 +48,9 @@ fn lay_out(jobs: &mut [Job], shard: usize, count: usize) -> Result<Shard> {
             "data_offsets": [at, end],
         });
         if entries.insert(job.output.name.clone(), entry).is_some() {
-            return Err(Error::internal("two output tensors have one name").tensor(&job.output.name));
+            return Err(
+                Error::internal("two output tensors have one name").tensor(&job.output.name)
+            );
         }
         job.offset = at;
         at = end;

@@ -10,9 +10,9 @@ mod placements;
 mod report;
 
 pub use layout::Shard;
+pub(crate) use layout::index;
 pub use report::Totals;
 pub(crate) use report::bytes;
-pub(crate) use layout::index;
 
 use crate::error::Result;
 use crate::methods::{Method, Params};

@@ -15,7 +15,8 @@ pub(super) fn resolve(
     let mut params = Params::default();
     let shared = [group.parameters, Some(&recipe.parameters)];
     for param in method.params.iter().filter(|param| param.scope == Scope::Shared) {
-        let missing = || unset(recipe, param, placement).fact("file", format!("{}", recipe.file.display()));
+        let missing =
+            || unset(recipe, param, placement).fact("file", format!("{}", recipe.file.display()));
         if let Some(value) = resolve_one(param, &shared, &placement.output, placement.t, missing)? {
             params.shared.insert(param.name, value);
         }
@@ -24,12 +25,17 @@ pub(super) fn resolve(
         let levels = [member.parameters, group.parameters, Some(&recipe.parameters)];
         let mut values = std::collections::BTreeMap::new();
         for param in method.params {
-            if param.scope == Scope::Shared || (param.scope == Scope::NonBase && group.base == Some(i)) {
+            if param.scope == Scope::Shared
+                || (param.scope == Scope::NonBase && group.base == Some(i))
+            {
                 continue;
             }
             let missing = || {
                 let error = recipe
-                    .error(member.at, format!("the parameter `{}` is not set for a model", param.name))
+                    .error(
+                        member.at,
+                        format!("the parameter `{}` is not set for a model", param.name),
+                    )
                     .key(param.name)
                     .fact("model", &member.at.value)
                     .tensor(name);
@@ -39,7 +45,10 @@ pub(super) fn resolve(
                         param.name
                     ));
                 }
-                error.hint(format!("set `{}` under the model's `parameters`, or globally", param.name))
+                error.hint(format!(
+                    "set `{}` under the model's `parameters`, or globally",
+                    param.name
+                ))
             };
             if let Some(value) = resolve_one(param, &levels, name, placement.t, missing)? {
                 values.insert(param.name, value);

@@ -59,11 +59,8 @@ pub(super) struct Placements<'a> {
 }
 
 pub(super) fn place<'a>(recipe: &'a Recipe, models: &[Checkpoint]) -> Result<Placements<'a>> {
-    let index: BTreeMap<&str, usize> = models
-        .iter()
-        .enumerate()
-        .map(|(i, model)| (model.reference.as_str(), i))
-        .collect();
+    let index: BTreeMap<&str, usize> =
+        models.iter().enumerate().map(|(i, model)| (model.reference.as_str(), i)).collect();
     let find = |reference: &Located<String>| -> Result<usize> {
         let found = index.get(reference.value.as_str()).copied();
         found.ok_or_else(|| Error::internal("a model of the recipe was not opened"))
@@ -73,7 +70,12 @@ pub(super) fn place<'a>(recipe: &'a Recipe, models: &[Checkpoint]) -> Result<Pla
             let mut members = Vec::new();
             for input in inputs {
                 let model = find(&input.model)?;
-                members.push(Member { model, parameters: Some(&input.parameters), at: &input.model, first_layer: 0 });
+                members.push(Member {
+                    model,
+                    parameters: Some(&input.parameters),
+                    at: &input.model,
+                    first_layer: 0,
+                });
             }
             let mut base = None;
             if let Some(reference) = &recipe.base_model {
@@ -141,7 +143,11 @@ fn whole_models(group: &Group<'_>, models: &[Checkpoint]) -> Vec<Placement> {
 }
 
 /// Slices stacked in order: embeddings from the first, final norm and head from the last.
-fn stacked<'a>(recipe: &Recipe, groups: Vec<Group<'a>>, models: &[Checkpoint]) -> Result<Placements<'a>> {
+fn stacked<'a>(
+    recipe: &Recipe,
+    groups: Vec<Group<'a>>,
+    models: &[Checkpoint],
+) -> Result<Placements<'a>> {
     let Layout::Slices(slices) = &recipe.layout else {
         return Err(Error::internal("slices were planned for a recipe without slices"));
     };
@@ -202,7 +208,13 @@ fn stacked<'a>(recipe: &Recipe, groups: Vec<Group<'a>>, models: &[Checkpoint]) -
                     names.push(crate::model::LayerName { stack, layer, ..split }.renumbered(layer));
                 }
                 let output = split.renumbered(kept.len());
-                list.push(Placement { group: at, random_key: output.clone(), output, names, t: gradient_position(i, length) });
+                list.push(Placement {
+                    group: at,
+                    random_key: output.clone(),
+                    output,
+                    names,
+                    t: gradient_position(i, length),
+                });
             }
             kept.push(source_layer);
         }

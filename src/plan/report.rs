@@ -72,7 +72,12 @@ impl Plan {
             writeln!(out, "  not used         {dropped:>6} tensors")?;
             for model in &self.models {
                 for (reason, names) in by_reason(&model.dropped) {
-                    writeln!(out, "    {}: {} ({reason})", model.reference, crate::error::list(names))?;
+                    writeln!(
+                        out,
+                        "    {}: {} ({reason})",
+                        model.reference,
+                        crate::error::list(names)
+                    )?;
                 }
             }
         }

@@ -120,12 +120,15 @@ fn yaml_error(file: &Path, error: &serde_yaml::Error) -> Error {
             Error::input(format!("the key `{field}` is missing")).fact("file", place).key(field)
         }
         serde_yaml::Error::MultipleDocuments { .. } => {
-            Error::input("several YAML documents in one recipe are not supported yet").fact("file", place)
+            Error::input("several YAML documents in one recipe are not supported yet")
+                .fact("file", place)
         }
         other => {
             let reason = other.to_string();
             let reason = reason.lines().next().unwrap_or_default();
-            Error::input("the recipe is not what a recipe must be").fact("file", place).fact("reason", reason)
+            Error::input("the recipe is not what a recipe must be")
+                .fact("file", place)
+                .fact("reason", reason)
         }
     }
 }

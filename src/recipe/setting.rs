@@ -34,7 +34,9 @@ impl Setting {
             Self::Plain(gradient) => gradient.at(t),
             Self::Filtered(filtered) => filtered
                 .iter()
-                .find(|entry| entry.filter.as_deref().is_none_or(|part| part == "*" || name.contains(part)))
+                .find(|entry| {
+                    entry.filter.as_deref().is_none_or(|part| part == "*" || name.contains(part))
+                })
                 .and_then(|entry| entry.value.at(t)),
         }
     }
@@ -43,7 +45,9 @@ impl Setting {
     pub fn values_mut(&mut self) -> Vec<&mut Value> {
         match self {
             Self::Plain(gradient) => gradient.0.iter_mut().collect(),
-            Self::Filtered(filtered) => filtered.iter_mut().flat_map(|entry| &mut entry.value.0).collect(),
+            Self::Filtered(filtered) => {
+                filtered.iter_mut().flat_map(|entry| &mut entry.value.0).collect()
+            }
         }
     }
 }
@@ -57,7 +61,9 @@ impl Gradient {
         let high = (low + 1).min(last);
         let fraction = scaled - low as f64;
         match (&self.0[low], &self.0[high]) {
-            (Value::Number(a), Value::Number(b)) => Some(Value::Number((1.0 - fraction) * a + fraction * b)),
+            (Value::Number(a), Value::Number(b)) => {
+                Some(Value::Number((1.0 - fraction) * a + fraction * b))
+            }
             (value, _) => Some(value.clone()),
         }
     }
@@ -75,11 +81,15 @@ impl<'de> Deserialize<'de> for Setting {
         match deserializer.deserialize_any(PartVisitor)? {
             Part::Value(value) => Ok(Self::Plain(Gradient(vec![value]))),
             Part::Filtered(filtered) => Ok(Self::Filtered(vec![filtered])),
-            Part::List(parts) if parts.is_empty() => Err(de::Error::custom("an empty list is no parameter value")),
+            Part::List(parts) if parts.is_empty() => {
+                Err(de::Error::custom("an empty list is no parameter value"))
+            }
             Part::List(parts) if matches!(parts[0], Part::Filtered(_)) => {
                 let filtered = parts.into_iter().map(|part| match part {
                     Part::Filtered(filtered) => Ok(filtered),
-                    Part::Value(_) | Part::List(_) => Err(de::Error::custom("a list of {filter, value} holds something else too")),
+                    Part::Value(_) | Part::List(_) => {
+                        Err(de::Error::custom("a list of {filter, value} holds something else too"))
+                    }
                 });
                 filtered.collect::<Result<_, _>>().map(Self::Filtered)
             }

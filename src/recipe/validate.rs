@@ -26,7 +26,9 @@ pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe
     ];
     for (key, value) in later {
         if let Some(value) = value {
-            return Err(error(file, &value, format!("the key `{key}` is not supported yet")).key(key));
+            return Err(
+                error(file, &value, format!("the key `{key}` is not supported yet")).key(key)
+            );
         }
     }
     let mut context = Context { file, method, warnings: Vec::new() };
@@ -41,7 +43,8 @@ pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe
             for (i, input) in models.value.into_iter().enumerate() {
                 inputs.push(ModelInput {
                     model: context.reference(&format!("models[{i}].model"), input.model)?,
-                    parameters: context.parameters(&format!("models[{i}].parameters"), input.parameters)?,
+                    parameters: context
+                        .parameters(&format!("models[{i}].parameters"), input.parameters)?,
                 });
             }
             Layout::Models(inputs)
@@ -59,7 +62,8 @@ pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe
                 .hint("`models` merges whole models, `slices` ranges of their layers"));
         }
     };
-    let base_model = raw.base_model.map(|base| context.reference("base_model", base)).transpose()?;
+    let base_model =
+        raw.base_model.map(|base| context.reference("base_model", base)).transpose()?;
     let recipe = Recipe {
         file: file.to_path_buf(),
         text,
@@ -117,10 +121,13 @@ impl Context<'_> {
         let path = format!("slices[{index}]");
         let sources = located(raw.sources);
         if sources.value.is_empty() {
-            return Err(error(self.file, &sources, "a slice has no sources").key(format!("{path}.sources")));
+            return Err(
+                error(self.file, &sources, "a slice has no sources").key(format!("{path}.sources"))
+            );
         }
         if raw.residual_weight.is_some() {
-            self.warnings.push(format!("{path}.residual_weight has no effect (nor has it in mergekit)"));
+            self.warnings
+                .push(format!("{path}.residual_weight has no effect (nor has it in mergekit)"));
         }
         let places = sources.map(());
         let mut found: Vec<SliceSource> = Vec::new();
@@ -135,9 +142,13 @@ impl Context<'_> {
                         .expected("[start, end] with start < end", format!("[{start}, {end}]")));
                 }
                 _ => {
-                    return Err(error(self.file, &layers, "a layer range is not two layer numbers")
-                        .key(format!("{path}.layer_range"))
-                        .expected("[start, end]", format!("{:?}", layers.value)));
+                    return Err(error(
+                        self.file,
+                        &layers,
+                        "a layer range is not two layer numbers",
+                    )
+                    .key(format!("{path}.layer_range"))
+                    .expected("[start, end]", format!("{:?}", layers.value)));
                 }
             };
             found.push(SliceSource {
@@ -146,12 +157,19 @@ impl Context<'_> {
                 parameters: self.parameters(&format!("{path}.parameters"), source.parameters)?,
             });
         }
-        if let Some(odd) = found.iter().find(|s| s.layers.value.len() != found[0].layers.value.len()) {
-            return Err(error(self.file, &odd.layers, "the sources of a slice have different numbers of layers")
-                .key(format!("{path}.sources"))
-                .expected(found[0].layers.value.len(), odd.layers.value.len()));
+        if let Some(odd) =
+            found.iter().find(|s| s.layers.value.len() != found[0].layers.value.len())
+        {
+            return Err(error(
+                self.file,
+                &odd.layers,
+                "the sources of a slice have different numbers of layers",
+            )
+            .key(format!("{path}.sources"))
+            .expected(found[0].layers.value.len(), odd.layers.value.len()));
         }
-        let base_model = raw.base_model.map(|base| self.reference(&format!("{path}.base_model"), base));
+        let base_model =
+            raw.base_model.map(|base| self.reference(&format!("{path}.base_model"), base));
         let _ = places;
         Ok(Slice {
             sources: found,
@@ -173,9 +191,16 @@ impl Context<'_> {
             for value in setting.values_mut() {
                 coerce(param, value);
                 param.admits(value).map_err(|expected| {
-                    error(self.file, &name, format!("the parameter `{}` is out of range or of the wrong type", name.value))
-                        .key(&key)
-                        .expected(expected, &*value)
+                    error(
+                        self.file,
+                        &name,
+                        format!(
+                            "the parameter `{}` is out of range or of the wrong type",
+                            name.value
+                        ),
+                    )
+                    .key(&key)
+                    .expected(expected, &*value)
                 })?;
             }
             checked.push((name, setting));
@@ -189,13 +214,19 @@ impl Context<'_> {
         let method = self.method.name;
         if METHODS.iter().any(|other| other.param(&name.value).is_some()) {
             let line = name.line;
-            self.warnings.push(format!("{key} (line {line}) has no effect: `{method}` has no such parameter"));
+            self.warnings.push(format!(
+                "{key} (line {line}) has no effect: `{method}` has no such parameter"
+            ));
             return Ok(());
         }
         let names: Vec<&str> = self.method.params.iter().map(|param| param.name).collect();
-        let unknown = error(self.file, name, format!("unknown parameter `{}` of the method `{method}`", name.value))
-            .key(key)
-            .fact("expected", format!("one of {}", names.join(", ")));
+        let unknown = error(
+            self.file,
+            name,
+            format!("unknown parameter `{}` of the method `{method}`", name.value),
+        )
+        .key(key)
+        .fact("expected", format!("one of {}", names.join(", ")));
         Err(match nearest(&name.value, names) {
             Some(near) => unknown.hint(format!("did you mean `{near}`?")),
             None => unknown,
@@ -207,7 +238,9 @@ impl Context<'_> {
 /// in quotes, 0 and 1 for false and true.
 fn coerce(param: &Param, value: &mut Value) {
     let read = match (param.kind, &*value) {
-        (ParamKind::Number { .. }, Value::Text(text)) => text.trim().parse().ok().map(Value::Number),
+        (ParamKind::Number { .. }, Value::Text(text)) => {
+            text.trim().parse().ok().map(Value::Number)
+        }
         (ParamKind::Bool, Value::Number(0.0)) => Some(Value::Bool(false)),
         (ParamKind::Bool, Value::Number(1.0)) => Some(Value::Bool(true)),
         (ParamKind::Bool, Value::Text(text)) => match text.to_lowercase().as_str() {
