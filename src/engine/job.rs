@@ -2,13 +2,12 @@
 
 use super::digests::{Digest, Digests};
 use super::staging::ShardFiles;
-use super::tensor_io::{NanPolicy, TensorIo};
-use super::{CHUNK, Lanes, Progress};
+use super::{CHUNK, Lanes, NanPolicy, Progress, TensorIo};
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, Stream};
-use crate::methods::Map;
+use crate::methods::{Map, Threshold};
 use crate::model::{Checkpoint, Float, Source};
-use crate::plan::{Job, Plan};
+use crate::plan::{Input, Job, Plan};
 use sha2::{Digest as _, Sha256};
 use std::sync::Mutex;
 
@@ -53,27 +52,50 @@ struct Hash<'a> {
 
 impl Context<'_> {
     /// Runs a job and returns the output's digest, where it is asked for.
-    pub(super) fn run(&self, job: &Job, lanes: Lanes) -> Result<Option<Digest>> {
-        self.run_job(job, lanes).map_err(|error| match error.get("tensor") {
+    pub(super) fn run(
+        &self,
+        job: &Job,
+        lanes: Lanes,
+        thresholds: Option<&[Option<Threshold>]>,
+    ) -> Result<Option<Digest>> {
+        self.run_job(job, lanes, thresholds).map_err(|error| match error.get("tensor") {
             Some(_) => error,
             None => error.tensor(&job.output.name),
         })
     }
 
-    fn run_job(&self, job: &Job, lanes: Lanes) -> Result<Option<Digest>> {
-        let mut inputs: Vec<&dyn Source> = Vec::new();
-        for input in &job.inputs {
+    /// The stored tensors a job reads.
+    pub(super) fn sources(&self, job: &Job) -> Result<Vec<&dyn Source>> {
+        let find = |input: &Input| {
             let tensor = self.models[input.model].tensor(&input.tensor);
-            inputs.push(tensor.ok_or_else(|| {
-                Error::internal("a planned tensor is gone").tensor(&input.tensor)
-            })?);
-        }
-        let streams: Vec<Stream> = job
-            .inputs
-            .iter()
-            .map(|input| stream(self.plan.seed, input.model, &job.random_key))
-            .collect();
-        let io = TensorIo::new(&inputs, job.base, &streams, self.kernels, lanes, self.nan);
+            let tensor = tensor.map(|tensor| tensor as &dyn Source);
+            tensor.ok_or_else(|| Error::internal("a planned tensor is gone").tensor(&input.tensor))
+        };
+        job.inputs.iter().map(find).collect()
+    }
+
+    /// The inputs of a job as its method sees them.
+    pub(super) fn io<'a>(
+        &self,
+        job: &Job,
+        inputs: &'a [&'a dyn Source],
+        streams: &'a [Stream],
+        lanes: Lanes,
+    ) -> TensorIo<'a> {
+        TensorIo::new(inputs, job.base, streams, self.kernels, lanes, self.nan)
+    }
+
+    fn run_job(
+        &self,
+        job: &Job,
+        lanes: Lanes,
+        thresholds: Option<&[Option<Threshold>]>,
+    ) -> Result<Option<Digest>> {
+        let inputs = self.sources(job)?;
+        let streams =
+            job.inputs.iter().map(|input| stream(self.plan.seed, input.model, &job.random_key));
+        let streams: Vec<Stream> = streams.collect();
+        let io = self.io(job, &inputs, &streams, lanes).with_thresholds(thresholds);
         let map = (job.method.prepare)(&io, &job.params)?;
         let mut hashes = self.hashes(job, &inputs);
         let mut made: Vec<Bytes<'_>> = Vec::new();
@@ -135,99 +157,43 @@ impl Context<'_> {
     ) -> Result<Bytes<'a>> {
         let bits = job.output.dtype.bitsize();
         let range = io.chunk_range(chunk);
-        let first = range.start * bits / 8;
-        let bytes = match map {
-            Map::Copy(input)
-                if inputs[*input].spec().dtype == job.output.dtype
-                    && inputs[*input].stored().is_some() =>
-            {
-                if job.output.float().is_some() {
-                    io.read_chunk(chunk, |start, tiles| {
-                        self.check_nan(io, inputs, start, tiles).map(drop)
-                    })?;
-                }
-                let stored = inputs[*input].stored().unwrap_or_default();
-                Bytes::Stored(&stored[first..(range.end * bits).div_ceil(8)])
+        let (first, end) = (range.start * bits / 8, (range.end * bits).div_ceil(8));
+        let stored = match map {
+            Map::Copy(input) if inputs[*input].spec().dtype == job.output.dtype => {
+                inputs[*input].stored()
             }
-            map => Bytes::Made(self.compute(job, io, inputs, map, chunk)?),
+            _ => None,
+        };
+        let bytes = match (stored, job.output.float()) {
+            (Some(stored), float) => {
+                if float.is_some() {
+                    io.map_chunk(map, chunk, |_, _| Ok(()))?;
+                }
+                Bytes::Stored(&stored[first..end])
+            }
+            (None, Some(float)) => Bytes::Made(self.encode(float, io, map, chunk)?),
+            (None, None) => {
+                return Err(Error::internal("arithmetic was planned for a dtype that has none"));
+            }
         };
         self.files.write(job.shard, job.offset + first as u64, bytes.as_slice())?;
         self.progress.advance(bytes.as_slice().len() as u64);
         Ok(bytes)
     }
 
-    /// Decodes, maps and encodes a chunk tile by tile.
-    fn compute(
-        &self,
-        job: &Job,
-        io: &TensorIo<'_>,
-        inputs: &[&dyn Source],
-        map: &Map,
-        chunk: usize,
-    ) -> Result<Vec<u8>> {
-        let float: Float = job.output.float().ok_or_else(|| {
-            Error::internal("arithmetic was planned for a dtype that has none")
-                .tensor(&job.output.name)
-        })?;
+    /// Computes a chunk and encodes it tile by tile.
+    fn encode(&self, float: Float, io: &TensorIo<'_>, map: &Map, chunk: usize) -> Result<Vec<u8>> {
         let range = io.chunk_range(chunk);
         let mut bytes =
-            self.buffers.lock().map(|mut pool| pool.pop()).ok().flatten().unwrap_or_default();
+            self.buffers.lock().ok().and_then(|mut pool| pool.pop()).unwrap_or_default();
         bytes.resize(range.len() * float.size(), 0);
-        let mut out = vec![0.0; super::TILE.min(range.len())];
-        io.read_chunk(chunk, |start, tiles| {
-            let length = tiles.first().map_or(0, Vec::len);
-            let out = &mut out[..length];
-            let nans = self.check_nan(io, inputs, start, tiles)?;
-            match map {
-                Map::Copy(input) => out.copy_from_slice(&tiles[*input]),
-                Map::Elements(map) => map(start, tiles, out),
-            }
-            for element in nans {
-                out[element] = f32::NAN;
-            }
+        io.map_chunk(map, chunk, |start, values| {
             let at = (start - range.start) * float.size();
-            self.kernels.encode(float, out, &mut bytes[at..at + length * float.size()]);
+            let end = at + values.len() * float.size();
+            self.kernels.encode(float, values, &mut bytes[at..end]);
             Ok(())
         })?;
         Ok(bytes)
-    }
-
-    /// Finds NaN in the inputs: refused by name, or returned as the elements that become NaN.
-    fn check_nan(
-        &self,
-        io: &TensorIo<'_>,
-        inputs: &[&dyn Source],
-        start: usize,
-        tiles: &[Vec<f32>],
-    ) -> Result<Vec<usize>> {
-        let mut found = Vec::new();
-        for (source, tile) in inputs.iter().zip(tiles) {
-            if !io.kernels().has_nan(tile) {
-                continue;
-            }
-            let nans = tile.iter().enumerate().filter(|(_, x)| x.is_nan()).map(|(i, _)| i);
-            match self.nan {
-                NanPolicy::Keep => found.extend(nans),
-                NanPolicy::Refuse => {
-                    return Err(self.nan_error(*source, start + nans.min().unwrap_or(0)));
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    fn nan_error(&self, source: &dyn Source, element: usize) -> Error {
-        let name = &source.spec().name;
-        let holder = self.models.iter().find(|model| {
-            let stored = model.tensor(name).and_then(Source::stored).map(<[u8]>::as_ptr);
-            stored.is_some() && stored == source.stored().map(<[u8]>::as_ptr)
-        });
-        let error = Error::input("an input holds a NaN").tensor(name).fact("element", element);
-        let error = match holder {
-            Some(model) => error.fact("model", &model.reference),
-            None => error,
-        };
-        error.hint("the checkpoint is damaged or its training diverged; --allow-nan merges it all the same")
     }
 
     /// Takes buffers back for reuse, and gives the inputs' pages back.

@@ -3,6 +3,7 @@
 mod digests;
 mod job;
 mod lanes;
+mod model_io;
 mod progress;
 mod run;
 mod staging;
@@ -10,9 +11,11 @@ mod tensor_io;
 
 pub use digests::{Digest, DigestMode, Digests, hex, model_digest};
 pub(crate) use lanes::Lanes;
+pub use model_io::ModelIo;
 pub use progress::Progress;
 pub use run::{Outcome, RunOptions, run};
 pub use staging::Staging;
+pub(crate) use tensor_io::NanPolicy;
 pub use tensor_io::TensorIo;
 
 use crate::methods::Reads;

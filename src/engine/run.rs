@@ -3,10 +3,10 @@
 use super::digests::{Digest, DigestMode, Digests};
 use super::job::Context;
 use super::staging::ShardFiles;
-use super::tensor_io::NanPolicy;
-use super::{CHUNK, Lanes, Progress, Staging};
+use super::{CHUNK, Lanes, ModelIo, NanPolicy, Progress, Staging};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
+use crate::methods::{Part, Threshold, model_thresholds};
 use crate::model::Checkpoint;
 use crate::plan::{Job, Plan};
 use rayon::prelude::*;
@@ -112,11 +112,13 @@ fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Dige
         .zip(&slots)
         .try_for_each(|(job, slot)| still_there(context, staging, job, slot))?;
     let resumed = slots.iter().filter(|slot| slot.get().is_some()).count();
+    let surveyed = survey(context)?;
     let finish = |at: usize, lanes: Lanes| -> Result<()> {
         if slots[at].get().is_some() {
             return Ok(());
         }
-        let digest = context.run(&jobs[at], lanes)?;
+        let thresholds = surveyed.get(&at).map(Vec::as_slice);
+        let digest = context.run(&jobs[at], lanes, thresholds)?;
         if let Some(digest) = &digest {
             staging.record(&jobs[at].output.name, digest)?;
         }
@@ -131,6 +133,31 @@ fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Dige
     narrow.into_iter().par_bridge().try_for_each(|at| finish(at, Lanes::One))?;
     let outputs = slots.into_iter().map(|slot| slot.into_inner().flatten()).collect();
     Ok((outputs, resumed))
+}
+
+/// Surveys the whole model for the jobs whose method asks for it; the thresholds by job.
+fn survey(context: &Context<'_>) -> Result<BTreeMap<usize, Vec<Option<Threshold>>>> {
+    let jobs = &context.plan.jobs;
+    let asking: Vec<usize> =
+        (0..jobs.len()).filter(|at| (jobs[*at].method.trims_model)(&jobs[*at].params)).collect();
+    if asking.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let inputs = asking.iter().map(|at| context.sources(&jobs[*at])).collect::<Result<Vec<_>>>()?;
+    let tensors = asking.iter().zip(&inputs);
+    let tensors = tensors.map(|(at, inputs)| context.io(&jobs[*at], inputs, &[], Lanes::One));
+    let parts: Vec<Part> = asking.iter().map(|at| part(&jobs[*at])).collect();
+    let found = model_thresholds(&ModelIo::new(tensors.collect()), &parts)?;
+    Ok(asking.into_iter().zip(found).collect())
+}
+
+/// The models of a job's inputs but the base, and their densities.
+fn part(job: &Job) -> Part {
+    let inputs = job.inputs.iter().enumerate().filter(|(i, _)| job.base != Some(*i));
+    Part {
+        models: inputs.map(|(_, input)| input.model).collect(),
+        densities: job.params.each("density"),
+    }
 }
 
 fn is_wide(plan: &Plan, job: &Job) -> bool {

@@ -3,6 +3,7 @@
 use super::{CHUNK, Lanes, TILE};
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, Stream};
+use crate::methods::{Map, Threshold};
 use crate::model::Source;
 use std::ops::Range;
 
@@ -18,6 +19,7 @@ pub struct TensorIo<'a> {
     kernels: Kernels,
     lanes: Lanes,
     nan: NanPolicy,
+    thresholds: Option<&'a [Option<Threshold>]>,
 }
 
 /// What happens to a NaN in an input.
@@ -43,7 +45,20 @@ impl<'a> TensorIo<'a> {
         nan: NanPolicy,
     ) -> Self {
         let elements = inputs.first().map_or(0, |input| input.spec().elements());
-        Self { inputs, base, streams, elements, kernels, lanes, nan }
+        Self { inputs, base, streams, elements, kernels, lanes, nan, thresholds: None }
+    }
+
+    /// The same with what a survey of the whole model found for this tensor.
+    pub(crate) fn with_thresholds(self, thresholds: Option<&'a [Option<Threshold>]>) -> Self {
+        Self { thresholds, ..self }
+    }
+
+    /// The thresholds that the survey of the whole model found for the inputs but the base.
+    ///
+    /// # Errors
+    /// There was no survey (the engine makes one for methods that ask for it).
+    pub fn model_thresholds(&self) -> Result<&[Option<Threshold>]> {
+        self.thresholds.ok_or_else(|| Error::internal("a method needs a survey that was not made"))
     }
 
     /// Elements of the tensor.
@@ -104,6 +119,20 @@ impl<'a> TensorIo<'a> {
         self.lanes.count(0..self.chunks(), bins, |chunk, counts| {
             self.reduce_chunk(chunk, |start, inputs| body(start, inputs, counts))
         })
+    }
+
+    /// Adds counts over the whole tensor to `counts`, on the calling thread.
+    pub(super) fn count_into(
+        &self,
+        counts: &mut [u64],
+        body: impl Fn(usize, &mut [Vec<f32>], &mut [u64]),
+    ) -> Result<()> {
+        for chunk in 0..self.chunks() {
+            self.reduce_chunk(chunk, |start, inputs| body(start, inputs, counts))?;
+            let range = self.chunk_range(chunk);
+            self.inputs.iter().for_each(|input| input.release(range.clone()));
+        }
+        Ok(())
     }
 
     /// Counts in `width` bins for each of the chunks, in chunk order.
@@ -212,8 +241,57 @@ impl<'a> TensorIo<'a> {
         }
     }
 
+    /// Applies a map to a chunk tile by tile; `sink` gets the index of a tile's first element and
+    /// its values. The one place where NaN in the inputs are dealt with.
+    pub(crate) fn map_chunk(
+        &self,
+        map: &Map,
+        chunk: usize,
+        mut sink: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let mut out = vec![0.0; TILE];
+        self.read_chunk(chunk, |start, inputs| {
+            let out = &mut out[..inputs.first().map_or(0, Vec::len)];
+            let nans = self.find_nans(start, inputs)?;
+            match map {
+                Map::Copy(input) => out.copy_from_slice(&inputs[*input]),
+                Map::Elements(map) => map(start, inputs, out),
+            }
+            for element in nans {
+                out[element] = f32::NAN;
+            }
+            sink(start, out)
+        })
+    }
+
+    /// Finds NaN in the inputs of a tile: refused by name, or returned as the elements of the output
+    /// that become NaN.
+    fn find_nans(&self, start: usize, tiles: &[Vec<f32>]) -> Result<Vec<usize>> {
+        let mut found = Vec::new();
+        for (source, tile) in self.inputs.iter().zip(tiles) {
+            if !self.kernels.has_nan(tile) {
+                continue;
+            }
+            let nans = tile.iter().enumerate().filter(|(_, x)| x.is_nan()).map(|(i, _)| i);
+            if self.nan == NanPolicy::Keep {
+                found.extend(nans);
+                continue;
+            }
+            let element = start + nans.min().unwrap_or(0);
+            let error = Error::input("an input holds a NaN");
+            let error = match source.origin() {
+                Some(file) => error.file(file),
+                None => error,
+            };
+            return Err(error.tensor(&source.spec().name).fact("element", element).hint(
+                "the checkpoint is damaged or its training diverged; --allow-nan merges it all the same",
+            ));
+        }
+        Ok(found)
+    }
+
     /// Reads a chunk tile by tile.
-    pub(crate) fn read_chunk(
+    fn read_chunk(
         &self,
         chunk: usize,
         mut body: impl FnMut(usize, &mut [Vec<f32>]) -> Result<()>,

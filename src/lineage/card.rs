@@ -3,7 +3,6 @@
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 use std::fmt::Write;
-use std::path::Path;
 
 /// The card of a merge.
 pub fn card(recipe: &Recipe, plan: &Plan) -> String {
@@ -51,14 +50,8 @@ fn write_body(text: &mut String, recipe: &Recipe, plan: &Plan, names: &[&str]) -
     writeln!(text, "{fence}yaml\n{}\n{fence}", recipe.text.trim_end())
 }
 
-/// A Hub name as it is; the folder's name for a path.
+/// The name of a model's folder.
 fn short_name(reference: &str) -> &str {
-    let hub_name = reference.split('/').count() == 2
-        && !reference.starts_with(['.', '/', '~'])
-        && !Path::new(reference).exists();
-    if hub_name {
-        return reference;
-    }
     let trimmed = reference.trim_end_matches('/');
     trimmed.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(reference)
 }

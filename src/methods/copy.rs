@@ -1,7 +1,7 @@
 //! For tensors that no arithmetic may touch (integers, masks, packed bytes): they are copied, once
 //! every model is seen to agree on them.
 
-use super::{Base, Inputs, Map, Method, Params, Reads, unchecked};
+use super::{Base, Inputs, Map, Method, Params, Reads, per_tensor, unchecked};
 use crate::engine::TensorIo;
 use crate::error::Result;
 
@@ -15,6 +15,7 @@ pub(super) const METHOD: Method = Method {
     params: &[],
     reads: Reads::Stream { passes: 1, bins: 0 },
     check: unchecked,
+    trims_model: per_tensor,
     prepare,
 };
 

@@ -1,7 +1,7 @@
 //! Weighted average of models.
 
 use super::params::{ANY, Default, Param, ParamKind};
-use super::{Base, Inputs, Map, Method, Params, Reads};
+use super::{Base, Inputs, Map, Method, Params, Reads, per_tensor};
 use crate::engine::TensorIo;
 use crate::error::Result;
 
@@ -19,6 +19,7 @@ pub(super) const METHOD: Method = Method {
     ],
     reads: Reads::Stream { passes: 1, bins: 0 },
     check,
+    trims_model: per_tensor,
     prepare,
 };
 

@@ -13,6 +13,7 @@ mod task_vectors;
 mod threshold;
 
 pub use params::{Default, Param, ParamKind, Params, Scope, Value};
+pub use threshold::{Part, Threshold, model_thresholds};
 
 use crate::engine::TensorIo;
 use crate::error::{Result, nearest};
@@ -38,6 +39,9 @@ pub struct Method {
     pub reads: Reads,
     /// Checks the parameters of one tensor beyond their ranges; says what is wrong.
     pub check: fn(&Params) -> std::result::Result<(), String>,
+    /// Whether, with these parameters, the method trims whole models, so that their thresholds are
+    /// surveyed over all tensors before the first is made.
+    pub trims_model: fn(&Params) -> bool,
     /// Makes the reductions and returns the map.
     pub prepare: fn(&TensorIo<'_>, &Params) -> Result<Map>,
 }
@@ -145,6 +149,11 @@ impl Method {
 /// For methods whose parameters need no check beyond their ranges.
 fn unchecked(_: &Params) -> std::result::Result<(), String> {
     Ok(())
+}
+
+/// For methods that look at one tensor at a time.
+fn per_tensor(_: &Params) -> bool {
+    false
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::linear::weighted_sum;
 use super::params::{ANY, Default, Param};
-use super::{Base, Inputs, Map, Method, Params, Reads, unchecked};
+use super::{Base, Inputs, Map, Method, Params, Reads, per_tensor, unchecked};
 use crate::engine::TensorIo;
 use crate::error::Result;
 
@@ -16,6 +16,7 @@ pub(super) const METHOD: Method = Method {
     params: &[Param::input("scale", ANY, "a factor on the tensor").or(Default::Absent)],
     reads: Reads::Stream { passes: 1, bins: 0 },
     check: unchecked,
+    trims_model: per_tensor,
     prepare,
 };
 

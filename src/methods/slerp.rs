@@ -2,7 +2,7 @@
 
 use super::linear::weighted_sum;
 use super::params::{FRACTION, Param};
-use super::{Base, Inputs, Map, Method, Params, Reads, unchecked};
+use super::{Base, Inputs, Map, Method, Params, Reads, per_tensor, unchecked};
 use crate::engine::TensorIo;
 use crate::error::Result;
 
@@ -16,6 +16,7 @@ pub(super) const METHOD: Method = Method {
     params: &[Param::shared("t", FRACTION, "how far to go from the base to the other model")],
     reads: Reads::Stream { passes: 2, bins: 0 },
     check: unchecked,
+    trims_model: per_tensor,
     prepare,
 };
 

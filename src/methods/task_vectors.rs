@@ -5,7 +5,7 @@
 
 use super::params::{ANY, Default, FRACTION, Param, ParamKind};
 use super::threshold::{BINS, Threshold, thresholds};
-use super::{Base, Inputs, Map, Method, Params, Reads, unchecked};
+use super::{Base, Inputs, Map, Method, Params, Reads, per_tensor, unchecked};
 use crate::engine::TensorIo;
 use crate::error::Result;
 use crate::kernels::{Kernels, Stream};
@@ -32,12 +32,16 @@ const RESCALE: Param = Param::shared(
     ParamKind::Bool,
     "restore the task vector's L1 norm after sparsifying",
 );
-const VARIANT: Param = Param::shared(
+const VARIANTS: ParamKind = ParamKind::Choice(&["mergekit", "paper"]);
+const DARE_VARIANT: Param = Param::shared(
     "variant",
-    ParamKind::Choice(&["mergekit", "paper"]),
+    VARIANTS,
     "`paper`: rescale by exactly 1/density instead of to the L1 norm",
 )
 .or(Default::Choice("mergekit"));
+const TIES_VARIANT: Param =
+    Param::shared("variant", VARIANTS, "`paper`: trim over the whole model instead of per tensor")
+        .or(Default::Choice("mergekit"));
 
 pub(super) const TASK_ARITHMETIC: Method = Method {
     name: "task_arithmetic",
@@ -56,6 +60,7 @@ pub(super) const TASK_ARITHMETIC: Method = Method {
     ],
     reads: Reads::Stream { passes: 1, bins: 0 },
     check: unchecked,
+    trims_model: per_tensor,
     prepare: |io, p| prepare(io, p, Sparsify::Not, Merge::Sum),
 };
 
@@ -73,9 +78,11 @@ pub(super) const TIES: Method = Method {
         NORMALIZE.or(Default::Bool(true)),
         RESCALE.or(Default::Bool(false)),
         INT8_MASK,
+        TIES_VARIANT,
     ],
     reads: Reads::Stream { passes: 4, bins: BINS },
     check: unchecked,
+    trims_model: |p| p.chose("variant", "paper"),
     prepare: |io, p| prepare(io, p, Sparsify::Magnitude, Merge::Elect),
 };
 
@@ -93,10 +100,11 @@ pub(super) const DARE_LINEAR: Method = Method {
         NORMALIZE.or(Default::Bool(false)),
         RESCALE.or(Default::Bool(true)),
         INT8_MASK,
-        VARIANT,
+        DARE_VARIANT,
     ],
     reads: Reads::Stream { passes: 2, bins: 0 },
     check: unchecked,
+    trims_model: per_tensor,
     prepare: |io, p| prepare(io, p, Sparsify::Random, Merge::Sum),
 };
 
@@ -230,12 +238,12 @@ fn sparse_deltas(
         });
     }
     if sparsify == Sparsify::Magnitude {
-        let kept = |density: &f64| ((density * io.elements() as f64) as usize).max(1);
-        let wanted: Vec<Option<usize>> = densities
-            .iter()
-            .map(|density| (*density > 0.0 && *density < 1.0).then(|| kept(density)))
-            .collect();
-        for (keep, threshold) in keeps.iter_mut().zip(thresholds(io, &wanted)?) {
+        let found = if p.chose("variant", "paper") {
+            io.model_thresholds()?.to_vec()
+        } else {
+            thresholds(io, &densities)?
+        };
+        for (keep, threshold) in keeps.iter_mut().zip(found) {
             if let Some(threshold) = threshold {
                 *keep = Keep::Largest(threshold);
             }
@@ -255,7 +263,8 @@ fn rescales(io: &TensorIo<'_>, p: &Params, keeps: &[Keep], densities: &[f64]) ->
     if !p.flag("rescale")? || !keeps.iter().any(sparse) {
         return Ok(vec![1.0; keeps.len()]);
     }
-    if p.chose("variant", "paper") {
+    let random = keeps.iter().any(|keep| matches!(keep, Keep::Random { .. }));
+    if random && p.chose("variant", "paper") {
         let inverse =
             |(keep, density): (&Keep, &f64)| if sparse(keep) { 1.0 / density } else { 1.0 };
         return Ok(keeps.iter().zip(densities).map(inverse).collect());

@@ -1,1 +1,498 @@
+//! The generic suite: every row of [`METHODS`] against a slow f64 reference, on every instruction
+//! set, at several thread counts, on odd lengths, each dtype and adversarial values.
 
+use super::*;
+use crate::engine::{Lanes, ModelIo, NanPolicy};
+use crate::error::Result;
+use crate::kernels::{Kernels, Stream};
+use crate::model::{Float, Source, TensorSpec};
+use std::collections::BTreeMap;
+
+/// A tensor in memory, stored in one of the float types.
+struct Memory {
+    spec: TensorSpec,
+    bytes: Vec<u8>,
+    float: Float,
+}
+
+impl Memory {
+    fn new(values: &[f32], float: Float) -> Self {
+        let mut bytes = vec![0; values.len() * float.size()];
+        Kernels::best().encode(float, values, &mut bytes);
+        let spec = TensorSpec {
+            name: "model.layers.0.mlp.up_proj.weight".to_string(),
+            dtype: float.dtype(),
+            shape: vec![values.len()],
+        };
+        Self { spec, bytes, float }
+    }
+
+    fn values(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.spec.elements()];
+        self.read(0, &mut values).unwrap();
+        values
+    }
+}
+
+impl Source for Memory {
+    fn spec(&self) -> &TensorSpec {
+        &self.spec
+    }
+
+    fn read(&self, start: usize, out: &mut [f32]) -> Result<()> {
+        let size = self.float.size();
+        let bytes = &self.bytes[start * size..(start + out.len()) * size];
+        Kernels::best().decode(self.float, bytes, out);
+        Ok(())
+    }
+}
+
+/// One way to call a method: its inputs' number, the base's place, and parameters.
+#[derive(Clone)]
+struct Case {
+    method: &'static str,
+    models: usize,
+    base: Option<usize>,
+    shared: Vec<(&'static str, Value)>,
+    /// Values for each model that the parameter belongs to.
+    each: Vec<(&'static str, Vec<f64>)>,
+}
+
+fn case(method: &'static str, models: usize, base: Option<usize>) -> Case {
+    Case { method, models, base, shared: Vec::new(), each: Vec::new() }
+}
+
+/// At least one case a method; a method without one fails `every_method_has_a_case`.
+fn cases() -> Vec<Case> {
+    vec![
+        case("linear", 3, None).each("weight", &[0.2, 0.5, 0.9]),
+        case("linear", 2, None).each("weight", &[-0.5, 2.0]),
+        case("linear", 2, Some(1)).each("weight", &[0.3, 0.1]).flag("normalize", false),
+        case("slerp", 2, Some(0)).number("t", 0.3),
+        case("slerp", 2, Some(1)).number("t", 0.8),
+        case("task_arithmetic", 3, Some(2)).each("weight", &[0.6, -0.2]),
+        case("task_arithmetic", 3, Some(1))
+            .each("weight", &[0.6, 0.2])
+            .flag("normalize", true)
+            .number("lambda", 0.7),
+        case("ties", 3, Some(0)).each("weight", &[1.0, 0.5]).each("density", &[0.3, 0.7]),
+        case("ties", 4, Some(3))
+            .each("weight", &[1.0, 0.5, -0.4])
+            .each("density", &[0.5, 0.0, 1.0])
+            .flag("normalize", false)
+            .number("lambda", 1.3),
+        case("ties", 3, Some(1))
+            .each("weight", &[1.0, 0.5])
+            .each("density", &[0.001, 0.999])
+            .flag("rescale", true),
+        case("ties", 3, Some(0)).each("weight", &[1.0, 0.5]).each("density", &[0.3, 0.7]).paper(),
+        case("dare_linear", 3, Some(2)).each("weight", &[0.5, 0.5]).each("density", &[0.3, 0.8]),
+        case("dare_linear", 3, Some(0)).each("weight", &[0.5, 0.5]).each("density", &[0.0, 1.0]),
+        case("dare_linear", 2, Some(0)).each("weight", &[0.5]).each("density", &[0.4]).paper(),
+        case("dare_ties", 3, Some(0))
+            .each("weight", &[0.5, 1.5])
+            .each("density", &[0.3, 0.8])
+            .flag("normalize", true),
+        case("dare_ties", 3, Some(0))
+            .each("weight", &[0.5, 1.5])
+            .each("density", &[0.4, 0.6])
+            .flag("rescale", false),
+        case("passthrough", 1, None),
+        case("passthrough", 1, None).each("scale", &[-1.5]),
+    ]
+}
+
+impl Case {
+    fn each(mut self, name: &'static str, values: &[f64]) -> Self {
+        self.each.push((name, values.to_vec()));
+        self
+    }
+
+    fn with(mut self, name: &'static str, value: Value) -> Self {
+        self.shared.push((name, value));
+        self
+    }
+
+    fn number(self, name: &'static str, value: f64) -> Self {
+        self.with(name, Value::Number(value))
+    }
+
+    fn flag(self, name: &'static str, value: bool) -> Self {
+        self.with(name, Value::Bool(value))
+    }
+
+    fn paper(self) -> Self {
+        self.with("variant", Value::Text("paper".to_string()))
+    }
+}
+
+impl Case {
+    fn method(&self) -> &'static Method {
+        Method::named(self.method).unwrap()
+    }
+
+    fn params(&self) -> Params {
+        let mut params = Params { inputs: vec![BTreeMap::new(); self.models], ..Params::default() };
+        for param in self.method().params {
+            let given = self.shared.iter().find(|(name, _)| *name == param.name);
+            let value = given.map(|(_, value)| value.clone()).or(param.default_value());
+            if param.scope == Scope::Shared {
+                params.shared.insert(param.name, value.expect("a required parameter"));
+                continue;
+            }
+            let each = self.each.iter().find(|(name, _)| *name == param.name);
+            let takes = |i: &usize| param.scope == Scope::Input || self.base != Some(*i);
+            for (k, i) in (0..self.models).filter(takes).enumerate() {
+                let value =
+                    each.map(|(_, values)| Value::Number(values[k])).or(param.default_value());
+                if let Some(value) = value {
+                    params.inputs[i].insert(param.name, value);
+                }
+            }
+        }
+        params
+    }
+
+    fn run(&self, inputs: &[Memory], kernels: Kernels, lanes: Lanes) -> Vec<f32> {
+        self.run_model(&[inputs], kernels, lanes).remove(0)
+    }
+
+    /// Runs the method on each tensor of a model, with a survey of the whole model where it asks
+    /// for one.
+    fn run_model(&self, tensors: &[&[Memory]], kernels: Kernels, lanes: Lanes) -> Vec<Vec<f32>> {
+        let sources: Vec<Vec<&dyn Source>> = tensors
+            .iter()
+            .map(|inputs| inputs.iter().map(|input| input as &dyn Source).collect())
+            .collect();
+        let streams: Vec<Stream> = (0..self.models).map(stream).collect();
+        let params = self.params();
+        let io = |sources| {
+            TensorIo::new(sources, self.base, &streams, kernels, lanes, NanPolicy::Refuse)
+        };
+        let mut surveyed = vec![Vec::new(); tensors.len()];
+        if (self.method().trims_model)(&params) {
+            let parts = tensors.iter().map(|_| Part {
+                models: (1..self.models).collect(),
+                densities: params.each("density"),
+            });
+            let model = ModelIo::new(sources.iter().map(|sources| io(sources)).collect());
+            surveyed = model_thresholds(&model, &parts.collect::<Vec<_>>()).unwrap();
+        }
+        let mut all = Vec::new();
+        for ((inputs, sources), thresholds) in tensors.iter().zip(&sources).zip(&surveyed) {
+            let io = io(sources).with_thresholds(Some(thresholds));
+            let map = (self.method().prepare)(&io, &params).unwrap();
+            let mut out = vec![0.0; inputs[0].spec.elements()];
+            for chunk in 0..io.chunks() {
+                io.map_chunk(&map, chunk, |start, values| {
+                    out[start..start + values.len()].copy_from_slice(values);
+                    Ok(())
+                })
+                .unwrap();
+            }
+            all.push(out);
+        }
+        all
+    }
+}
+
+fn stream(model: usize) -> Stream {
+    Stream { key: [11, model as u32], nonce: [5, 6] }
+}
+
+mod reference {
+    //! The methods as their papers write them, in f64, by sorting and plain loops. Task vectors are
+    //! taken in f32, as the crate defines them.
+
+    use super::{Case, Value, stream};
+    use crate::kernels::{Kernels, Stream};
+
+    fn shared(case: &Case, name: &str) -> f64 {
+        match case.params().shared.get(name) {
+            Some(Value::Number(x)) => *x,
+            Some(Value::Bool(true)) => 1.0,
+            _ => 0.0,
+        }
+    }
+
+    fn deltas(inputs: &[Vec<f32>], base: usize) -> Vec<Vec<f32>> {
+        let others = inputs.iter().enumerate().filter(|(i, _)| *i != base);
+        others.map(|(_, x)| x.iter().zip(&inputs[base]).map(|(x, b)| x - b).collect()).collect()
+    }
+
+    fn top_k(delta: &[f32], density: f64) -> Vec<bool> {
+        let count = (density * delta.len() as f64) as usize;
+        let count = if density > 0.0 { count.max(1) } else { 0 };
+        let mut order: Vec<usize> = (0..delta.len()).collect();
+        order.sort_by(|a, b| delta[*b].abs().total_cmp(&delta[*a].abs()).then(a.cmp(b)));
+        let mut mask = vec![false; delta.len()];
+        order.into_iter().take(count).for_each(|i| mask[i] = true);
+        mask
+    }
+
+    fn bernoulli(stream: Stream, length: usize, density: f64) -> Vec<bool> {
+        // The words are tested against the paper's generator in the kernels' suite.
+        let mut kept = vec![1.0; length];
+        Kernels::best().drop_random(stream, 0, (density * 2_f64.powi(32)) as u32, 1.0, &mut kept);
+        kept.iter().map(|x| *x == 1.0 || density >= 1.0).collect()
+    }
+
+    pub(super) fn run(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
+        let params = case.params();
+        let length = inputs[0].len();
+        let at = |m: usize, i: usize| f64::from(inputs[m][i]);
+        match case.method {
+            "linear" => {
+                let weights = params.each("weight");
+                let total: f64 = weights.iter().sum();
+                let divisor = if shared(case, "normalize") == 1.0 { total } else { 1.0 };
+                let sum = |i| weights.iter().enumerate().map(|(m, w)| w * at(m, i)).sum::<f64>();
+                (0..length).map(|i| sum(i) / divisor).collect()
+            }
+            "passthrough" => {
+                let scale = params.each("scale").first().copied().unwrap_or(1.0);
+                (0..length).map(|i| scale * at(0, i)).collect()
+            }
+            "slerp" => {
+                let (a, b) = (case.base.unwrap(), 1 - case.base.unwrap());
+                let t = shared(case, "t");
+                let norm = |m| (0..length).map(|i| at(m, i) * at(m, i)).sum::<f64>().sqrt();
+                let dot: f64 = (0..length).map(|i| at(a, i) * at(b, i)).sum();
+                let cos = dot / (norm(a).max(1e-300) * norm(b).max(1e-300));
+                let (wa, wb) = if cos.abs() > 0.9995 {
+                    (1.0 - t, t)
+                } else {
+                    let theta = cos.acos();
+                    (((1.0 - t) * theta).sin() / theta.sin(), (t * theta).sin() / theta.sin())
+                };
+                (0..length).map(|i| wa * at(a, i) + wb * at(b, i)).collect()
+            }
+            _ => task_vectors(case, inputs),
+        }
+    }
+
+    fn task_vectors(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
+        let params = case.params();
+        let base = case.base.unwrap();
+        let others: Vec<usize> = (0..inputs.len()).filter(|i| *i != base).collect();
+        let weights = params.each("weight");
+        let densities = params.each("density");
+        let mut sparse: Vec<Vec<f64>> = Vec::new();
+        for (k, delta) in deltas(inputs, base).into_iter().enumerate() {
+            let mask = match case.method {
+                "task_arithmetic" => vec![true; delta.len()],
+                "ties" => top_k(&delta, densities[k]),
+                _ => bernoulli(stream(others[k]), delta.len(), densities[k]),
+            };
+            let l1 = |keep: &dyn Fn(usize) -> bool| -> f64 {
+                let kept = delta.iter().enumerate().filter(|(i, _)| keep(*i));
+                kept.map(|(_, x)| f64::from(x.abs())).sum()
+            };
+            let (before, after) = (l1(&|_| true), l1(&|i| mask[i]));
+            let rescale = shared(case, "rescale") == 1.0 && case.method != "task_arithmetic";
+            let paper = params.chose("variant", "paper");
+            let factor = if rescale && paper && densities[k] > 0.0 {
+                1.0 / densities[k]
+            } else if rescale && before >= 1e-7 && after >= 1e-7 {
+                before / after
+            } else {
+                1.0
+            };
+            let value = |(i, x): (usize, &f32)| {
+                if mask[i] { weights[k] * factor * f64::from(*x) } else { 0.0 }
+            };
+            sparse.push(delta.iter().enumerate().map(value).collect());
+        }
+        let elect = case.method.ends_with("ties");
+        let normalize = shared(case, "normalize") == 1.0;
+        let merge = |i: usize| {
+            // The sign is elected over f32 sums, as the crate defines it.
+            let total = sparse.iter().fold(0_f32, |sum, d| sum + d[i] as f32);
+            let agrees = |d: f64| !elect || if total >= 0.0 { d > 0.0 } else { d < 0.0 };
+            let (mut sum, mut divisor) = (0.0, 0.0);
+            for (k, delta) in sparse.iter().enumerate().filter(|(_, d)| agrees(d[i])) {
+                sum += delta[i];
+                divisor += weights[k];
+            }
+            let divisor = if normalize && divisor != 0.0 { divisor } else { 1.0 };
+            f64::from(inputs[base][i]) + shared(case, "lambda") * sum / divisor
+        };
+        (0..inputs[0].len()).map(merge).collect()
+    }
+
+    #[test]
+    fn top_k_breaks_ties_by_index() {
+        assert_eq!(top_k(&[1.0, -1.0, 2.0, 1.0], 0.5), [true, false, true, false]);
+        assert_eq!(top_k(&[1.0, 2.0], 0.1), [false, true]);
+    }
+}
+
+/// Values around a common base, with many that are equal, some zero, some that differ in sign.
+fn inputs(models: usize, length: usize, float: Float) -> Vec<Memory> {
+    let mut state = 0x1234_5678_9abc_def1_u64;
+    let mut draw = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let common: Vec<f32> = (0..length).map(|_| draw()).collect();
+    (0..models)
+        .map(|_| {
+            let value = |(i, common): (usize, &f32)| match i % 13 {
+                2 => *common,
+                5 => common + 0.125,
+                7 => common - 0.125,
+                11 => 0.0,
+                _ => common + 0.25 * draw(),
+            };
+            let values: Vec<f32> = common.iter().enumerate().map(value).collect();
+            Memory::new(&values, float)
+        })
+        .collect()
+}
+
+fn assert_close(case: &Case, found: &[f32], inputs: &[Memory]) {
+    let values: Vec<Vec<f32>> = inputs.iter().map(Memory::values).collect();
+    let wanted = reference::run(case, &values);
+    for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+        let error = (f64::from(*found) - wanted).abs();
+        assert!(
+            error <= 2e-6 * (1.0 + wanted.abs()),
+            "{} at {i}: {found} for {wanted}",
+            case.method
+        );
+    }
+}
+
+#[test]
+fn every_method_has_a_case() {
+    for method in &METHODS {
+        assert!(cases().iter().any(|case| case.method == method.name), "{}", method.name);
+    }
+}
+
+#[test]
+fn methods_follow_their_references_on_odd_lengths_and_dtypes() {
+    for case in &cases() {
+        for length in [1, 2, 17, 63, 65, 4095, 4097] {
+            for float in [Float::F32, Float::F16, Float::BF16] {
+                let inputs = inputs(case.models, length, float);
+                assert_close(case, &case.run(&inputs, Kernels::best(), Lanes::One), &inputs);
+            }
+        }
+    }
+}
+
+#[test]
+fn methods_give_the_same_bits_on_every_instruction_set_and_thread_count() {
+    let length = 2 * crate::engine::CHUNK + 4097;
+    for case in &cases() {
+        let inputs = inputs(case.models, length, Float::BF16);
+        let wanted = case.run(&inputs, Kernels::best(), Lanes::One);
+        assert_close(case, &wanted, &inputs);
+        let same =
+            |found: Vec<f32>| found.iter().zip(&wanted).all(|(a, b)| a.to_bits() == b.to_bits());
+        for kernels in Kernels::all() {
+            assert!(same(case.run(&inputs, kernels, Lanes::One)), "{} {:?}", case.method, kernels);
+        }
+        for threads in [1, 2, 3, 8] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let found = pool.install(|| case.run(&inputs, Kernels::best(), Lanes::Pool));
+            assert!(same(found), "{} at {threads} threads", case.method);
+        }
+    }
+}
+
+#[test]
+fn thresholds_are_exact_where_a_sample_brackets_them() {
+    // Long enough to be sampled; rows that differ in size mislead the sample of the second case.
+    let length = (1 << 20) + 77;
+    for case in cases().iter().filter(|case| case.method == "ties") {
+        let inputs = inputs(case.models, length, Float::BF16);
+        assert_close(case, &case.run(&inputs, Kernels::best(), Lanes::One), &inputs);
+        let uneven: Vec<Memory> = inputs
+            .iter()
+            .enumerate()
+            .map(|(m, input)| {
+                let mut values = input.values();
+                let large = |(i, x): (usize, &mut f32)| {
+                    // Large only where no sampled run of 256 in 1024 begins.
+                    if i % 1024 > 300 && Some(m) != case.base {
+                        *x *= 2.0;
+                    }
+                };
+                values.iter_mut().enumerate().for_each(large);
+                Memory::new(&values, Float::F32)
+            })
+            .collect();
+        assert_close(case, &case.run(&uneven, Kernels::best(), Lanes::One), &uneven);
+    }
+}
+
+#[test]
+fn ties_as_in_the_paper_trims_over_the_whole_model() {
+    // Trimming three tensors as one model is trimming their concatenation.
+    let lengths = [4097, 1, 300_001];
+    let ties = case("ties", 3, Some(0)).each("weight", &[1.0, 0.5]).each("density", &[0.2, 0.6]);
+    let joined = inputs(3, lengths.iter().sum(), Float::BF16);
+    let wanted = ties.run(&joined, Kernels::best(), Lanes::One);
+    let mut start = 0;
+    let parts: Vec<Vec<Memory>> = lengths
+        .iter()
+        .map(|length| {
+            let range = start..start + length;
+            start += length;
+            let cut = |whole: &Memory| Memory::new(&whole.values()[range.clone()], Float::BF16);
+            joined.iter().map(cut).collect()
+        })
+        .collect();
+    let parts: Vec<&[Memory]> = parts.iter().map(Vec::as_slice).collect();
+    let found = ties.clone().paper().run_model(&parts, Kernels::best(), Lanes::One).concat();
+    let differing = found.iter().zip(&wanted).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+    assert_eq!(differing, 0);
+    let per_tensor = ties.run_model(&parts, Kernels::best(), Lanes::One).concat();
+    assert!(per_tensor.iter().zip(&wanted).any(|(a, b)| a.to_bits() != b.to_bits()));
+}
+
+#[test]
+fn infinities_follow_ieee_and_agree_everywhere() {
+    for case in &cases() {
+        let mut inputs = inputs(case.models, 4097, Float::F32);
+        for (m, input) in inputs.iter_mut().enumerate() {
+            let mut values = input.values();
+            values[100 + m] = f32::INFINITY;
+            values[200] = f32::INFINITY;
+            values[300] = if m == 0 { f32::INFINITY } else { f32::NEG_INFINITY };
+            *input = Memory::new(&values, Float::F32);
+        }
+        let mut first: Option<Vec<u8>> = None;
+        for kernels in Kernels::all() {
+            let found = case.run(&inputs, kernels, Lanes::One);
+            let mut bytes = vec![0; 4 * found.len()];
+            kernels.encode(Float::F32, &found, &mut bytes);
+            assert_eq!(first.get_or_insert(bytes.clone()), &bytes, "{}", case.method);
+        }
+    }
+}
+
+#[test]
+fn dare_keeps_its_share_and_restores_the_norm() {
+    let length = 1 << 20;
+    let base = Memory::new(&vec![0.0; length], Float::F32);
+    let tuned = Memory::new(&vec![0.5; length], Float::F32);
+    let inputs = [tuned, base];
+    for density in [0.1, 0.5, 0.9] {
+        let dare =
+            case("dare_linear", 2, Some(1)).each("weight", &[1.0]).each("density", &[density]);
+        let out = dare.run(&inputs, Kernels::best(), Lanes::One);
+        let kept = out.iter().filter(|x| **x != 0.0).count() as f64;
+        let deviation = (density * (1.0 - density) * length as f64).sqrt();
+        assert!((kept - density * length as f64).abs() < 5.0 * deviation, "{kept} kept");
+        let norm: f64 = out.iter().map(|x| f64::from(x.abs())).sum();
+        assert!((norm / (0.5 * length as f64) - 1.0).abs() < 1e-6);
+        let paper = dare.paper().run(&inputs, Kernels::best(), Lanes::One);
+        let exactly = (0.5 / density) as f32;
+        assert!(paper.iter().all(|x| *x == 0.0 || (x - exactly).abs() <= 1e-6 * exactly));
+    }
+}

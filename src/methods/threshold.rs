@@ -1,17 +1,20 @@
-//! The exact magnitude of the k-th largest element of each task vector, by counting.
+//! The exact magnitude of the k-th largest element of task vectors, by counting.
 //!
 //! Magnitudes are counted by their f32 bit patterns, which order like the magnitudes. A pass counts
 //! the patterns of a range into at most 2^19 bins and keeps the bin that holds the k-th largest as
-//! the next range; a range of one pattern is the answer. The first range is a bracket around the
-//! k-th largest of a small sample, which usually leaves one pass; where the sample misleads, the
-//! counts say so and the search goes on outside the bracket.
+//! the next range; a range of one pattern is the answer. Over one tensor the first range is a
+//! bracket around the k-th largest of a small sample, which usually leaves one pass; where the
+//! sample misleads, the counts say so and the search goes on outside the bracket.
 
-use crate::engine::TensorIo;
+use crate::engine::{ModelIo, TensorIo};
 use crate::error::{Error, Result};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Bins of one counting pass.
 pub(super) const BINS: usize = 1 << 19;
+/// A search's counts in a pass: the bins, and how many elements lie above the range.
+const STRIDE: usize = BINS + 1;
 /// One past the largest pattern of a magnitude.
 const PATTERNS: u32 = 1 << 31;
 /// Tensors smaller than this are counted without a sample.
@@ -20,32 +23,46 @@ const SAMPLED_FROM: usize = 1 << 20;
 /// Which elements count as the k largest: those above `pattern`, and those equal to it whose index
 /// is below `ties_end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Threshold {
+pub struct Threshold {
     /// The f32 pattern of the k-th largest magnitude.
     pub(super) pattern: u32,
     /// Where the elements equal to it stop to count.
     pub(super) ties_end: usize,
 }
 
-/// A search under way for one model.
+/// A search under way for one model's task vector.
+#[derive(Debug)]
 struct Search {
-    /// The input whose delta is searched.
-    input: usize,
     /// How many elements to keep, at least 1.
     keep: u64,
     /// Where the pattern lies.
     range: Range<u32>,
-    /// Elements above the range.
-    above: u64,
     /// Elements equal to the pattern that are kept, once the range is one pattern.
     ties: u64,
     /// Elements equal to the pattern, likewise.
     equal: u64,
 }
 
+/// A search and the input of a tensor that it looks at.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    search: usize,
+    input: usize,
+}
+
 impl Search {
+    fn new(keep: usize) -> Self {
+        Self { keep: keep as u64, range: 0..PATTERNS, ties: 0, equal: 0 }
+    }
+
     fn done(&self) -> bool {
         self.equal > 0
+    }
+
+    /// Whether only some of the elements equal to the pattern are kept. Zeros add nothing whether
+    /// they are kept or not.
+    fn cuts_ties(&self) -> bool {
+        self.ties < self.equal && self.range.start > 0
     }
 
     /// Binary shift of a pattern's offset to its bin.
@@ -55,7 +72,8 @@ impl Search {
     }
 
     /// Narrows the range by what a pass found in it and above it.
-    fn narrow(&mut self, bins: &[u64], above: u64) -> Result<()> {
+    fn narrow(&mut self, counts: &[u64]) -> Result<()> {
+        let (bins, above) = (&counts[..BINS], counts[BINS]);
         let inside: u64 = bins.iter().sum();
         if above >= self.keep {
             // The sample was too low: everything wanted lies above the range.
@@ -76,7 +94,6 @@ impl Search {
             let start = self.range.start + ((bin as u32) << shift);
             let end = start.saturating_add(1 << shift).min(self.range.end);
             self.range = start..end;
-            self.above = over;
             if end - start == 1 {
                 self.ties = self.keep - over;
                 self.equal = *count;
@@ -87,50 +104,133 @@ impl Search {
     }
 }
 
-/// For each input but the base, the threshold of its `wanted` largest deltas; none where none is
-/// asked for.
-pub(super) fn thresholds(
-    io: &TensorIo<'_>,
-    wanted: &[Option<usize>],
-) -> Result<Vec<Option<Threshold>>> {
-    let others = io.others()?;
-    let mut searches: Vec<Search> = others
-        .iter()
-        .zip(wanted)
-        .filter_map(|(input, keep)| keep.map(|keep| (input, keep)))
-        .map(|(input, keep)| Search {
-            input: *input,
-            keep: keep as u64,
-            range: 0..PATTERNS,
-            above: 0,
-            ties: 0,
-            equal: 0,
-        })
-        .collect();
+/// How many of `elements` a density keeps; none where it keeps all or nothing.
+pub(super) fn kept(density: f64, elements: usize) -> Option<usize> {
+    let some = density > 0.0 && density < 1.0;
+    some.then(|| ((density * elements as f64) as usize).max(1))
+}
+
+/// For each input but the base, the threshold of its largest deltas in this tensor; none where the
+/// density keeps all or nothing.
+pub(super) fn thresholds(io: &TensorIo<'_>, densities: &[f64]) -> Result<Vec<Option<Threshold>>> {
+    let mut searches = Vec::new();
+    let mut looks = Vec::new();
+    for (input, density) in io.others()?.into_iter().zip(densities) {
+        if let Some(keep) = kept(*density, io.elements()) {
+            looks.push(Look { search: searches.len(), input });
+            searches.push(Search::new(keep));
+        }
+    }
     if io.elements() >= SAMPLED_FROM && !searches.is_empty() {
-        bracket(io, &mut searches)?;
+        bracket(io, &looks, &mut searches)?;
     }
     while searches.iter().any(|search| !search.done()) {
-        count_pass(io, &mut searches)?;
+        let counts = io.counts(searches.len() * STRIDE, |_, inputs, counts| {
+            count_tile(io, &searches, &looks, inputs, counts);
+        })?;
+        narrow_all(&mut searches, &counts)?;
     }
-    let ends = tie_ends(io, &searches)?;
-    let mut found = searches
+    let cuts: Vec<Cut> = looks
         .iter()
-        .zip(ends)
-        .map(|(search, ties_end)| Threshold { pattern: search.range.start, ties_end });
-    Ok(wanted.iter().map(|keep| keep.and_then(|_| found.next())).collect())
+        .map(|look| &searches[look.search])
+        .zip(&looks)
+        .filter(|(search, _)| search.cuts_ties())
+        .map(|(search, look)| Cut::new(search, *look, search.ties))
+        .collect();
+    let mut ends = cut_ends(io, &cuts)?.into_iter();
+    let mut found = searches.iter().map(|search| Threshold {
+        pattern: search.range.start,
+        ties_end: if search.cuts_ties() { ends.next().unwrap_or(0) } else { io.elements() },
+    });
+    Ok(densities
+        .iter()
+        .map(|density| kept(*density, io.elements()).and_then(|_| found.next()))
+        .collect())
+}
+
+/// One tensor of a whole model: the models behind its inputs but the base, and their densities.
+pub struct Part {
+    /// For each input but the base, its model.
+    pub models: Vec<usize>,
+    /// For each input but the base, the share of its task vector that is kept.
+    pub densities: Vec<f64>,
+}
+
+/// Thresholds over whole models, as the TIES paper trims: for each tensor and each of its inputs but
+/// the base. A model has one density; ties are broken by tensor, then by element.
+pub fn model_thresholds(io: &ModelIo<'_>, parts: &[Part]) -> Result<Vec<Vec<Option<Threshold>>>> {
+    let mut totals: BTreeMap<usize, (f64, usize)> = BTreeMap::new();
+    for (part, tensor) in parts.iter().zip(io.tensors()) {
+        for (model, density) in part.models.iter().zip(&part.densities) {
+            let total = totals.entry(*model).or_insert((*density, 0));
+            total.1 += tensor.elements();
+        }
+    }
+    let mut searches = Vec::new();
+    let mut place = BTreeMap::new();
+    for (model, (density, elements)) in totals {
+        if let Some(keep) = kept(density, elements) {
+            place.insert(model, searches.len());
+            searches.push(Search::new(keep));
+        }
+    }
+    let mut looks: Vec<Vec<Look>> = Vec::new();
+    for (part, tensor) in parts.iter().zip(io.tensors()) {
+        let pairs = part.models.iter().zip(tensor.others()?);
+        looks.push(
+            pairs
+                .filter_map(|(model, input)| Some(Look { search: *place.get(model)?, input }))
+                .collect(),
+        );
+    }
+    while searches.iter().any(|search| !search.done()) {
+        let counts = io.counts(searches.len() * STRIDE, |at, tensor, inputs, counts| {
+            count_tile(tensor, &searches, &looks[at], inputs, counts);
+        })?;
+        narrow_all(&mut searches, &counts)?;
+    }
+    let equal = io.tensor_counts(searches.len(), |at, tensor, inputs, counts| {
+        for_deltas(tensor, &looks[at], inputs, |look, delta| {
+            let pattern = searches[look.search].range.start;
+            counts[look.search] += tensor.kernels().count_equal(delta, pattern);
+        });
+    })?;
+    let mut left: Vec<u64> = searches.iter().map(|search| search.ties).collect();
+    let mut all = Vec::new();
+    for (((part, tensor), looks), equal) in parts.iter().zip(io.tensors()).zip(&looks).zip(equal) {
+        let mut found = vec![None; part.models.len()];
+        for (slot, model) in found.iter_mut().zip(&part.models) {
+            let Some(search) = place.get(model).copied() else { continue };
+            let state = &searches[search];
+            let ties_end = match (state.cuts_ties(), left[search]) {
+                (false, _) => tensor.elements(),
+                (true, 0) => 0,
+                (true, left) if left >= equal[search] => tensor.elements(),
+                (true, left) => {
+                    let look = looks.iter().find(|look| look.search == search).copied();
+                    let look = look.ok_or_else(|| Error::internal("a model's tensor was lost"))?;
+                    cut_ends(tensor, &[Cut::new(state, look, left)])?.first().copied().unwrap_or(0)
+                }
+            };
+            left[search] = left[search].saturating_sub(equal[search]);
+            *slot = Some(Threshold { pattern: state.range.start, ties_end });
+        }
+        all.push(found);
+    }
+    Ok(all)
 }
 
 /// Sets each search's first range around the sampled quantile.
-fn bracket(io: &TensorIo<'_>, searches: &mut [Search]) -> Result<()> {
+fn bracket(io: &TensorIo<'_>, looks: &[Look], searches: &mut [Search]) -> Result<()> {
     let base = io.base()?;
     let sample = io.sample()?;
-    for search in searches {
-        let mut patterns: Vec<u32> = sample[search.input]
+    for look in looks {
+        let mut patterns: Vec<u32> = sample[look.input]
             .iter()
             .zip(&sample[base])
             .map(|(x, base)| (x - base).to_bits() & 0x7fff_ffff)
             .collect();
+        let search = &mut searches[look.search];
         let size = patterns.len() as f64;
         let share = search.keep as f64 / io.elements() as f64;
         // Four standard deviations of the sampled rank to both sides, and a little more for rows
@@ -141,71 +241,85 @@ fn bracket(io: &TensorIo<'_>, searches: &mut [Search]) -> Result<()> {
         let low = if rank > spread { at(rank - spread) } else { 0 };
         let high =
             if rank + spread + 1.0 < size { at(rank + spread).saturating_add(1) } else { PATTERNS };
-        search.range = low..high.clamp(low + 1, PATTERNS);
+        search.range = low.min(PATTERNS - 1)..high.clamp(low.min(PATTERNS - 1) + 1, PATTERNS);
     }
     Ok(())
 }
 
-/// One pass over the inputs: counts for every search that is not done.
-fn count_pass(io: &TensorIo<'_>, searches: &mut [Search]) -> Result<()> {
-    let kernels = io.kernels();
-    let base = io.base()?;
-    let stride = BINS + 1;
-    let counts = {
-        let searches = &*searches;
-        io.counts(searches.len() * stride, |_, inputs, counts| {
-            let origin = std::mem::take(&mut inputs[base]);
-            for (search, counts) in searches.iter().zip(counts.chunks_mut(stride)) {
-                if search.done() {
-                    continue;
-                }
-                let (bins, above) = counts.split_at_mut(BINS);
-                let delta = &mut inputs[search.input];
-                kernels.subtract(&origin, delta);
-                above[0] +=
-                    kernels.count_magnitudes(delta, search.range.clone(), search.shift(), bins);
-            }
-            inputs[base] = origin;
-        })?
-    };
-    for (search, counts) in searches.iter_mut().zip(counts.chunks(stride)) {
-        if !search.done() {
-            search.narrow(&counts[..BINS], counts[BINS])?;
+/// Turns the looked-at inputs of a tile into deltas and hands them out.
+fn for_deltas(
+    io: &TensorIo<'_>,
+    looks: &[Look],
+    inputs: &mut [Vec<f32>],
+    mut body: impl FnMut(Look, &[f32]),
+) {
+    let Ok(base) = io.base() else { return };
+    let origin = std::mem::take(&mut inputs[base]);
+    for look in looks {
+        io.kernels().subtract(&origin, &mut inputs[look.input]);
+        body(*look, &inputs[look.input]);
+    }
+    inputs[base] = origin;
+}
+
+/// Counts a tile for every search that is not done.
+fn count_tile(
+    io: &TensorIo<'_>,
+    searches: &[Search],
+    looks: &[Look],
+    inputs: &mut [Vec<f32>],
+    counts: &mut [u64],
+) {
+    for_deltas(io, looks, inputs, |look, delta| {
+        let search = &searches[look.search];
+        if search.done() {
+            return;
         }
-    }
-    Ok(())
+        let counts = &mut counts[look.search * STRIDE..(look.search + 1) * STRIDE];
+        let (bins, above) = counts.split_at_mut(BINS);
+        above[0] +=
+            io.kernels().count_magnitudes(delta, search.range.clone(), search.shift(), bins);
+    });
 }
 
-/// For each search, the index behind the last element equal to the threshold that is kept. Chunks
-/// are gone through in order, and no further than to the last of these indices.
-fn tie_ends(io: &TensorIo<'_>, searches: &[Search]) -> Result<Vec<usize>> {
-    // Zeros add nothing whether they are kept or not.
-    let cut = |search: &Search| search.ties < search.equal && search.range.start > 0;
-    let mut left: Vec<u64> =
-        searches.iter().map(|search| if cut(search) { search.ties } else { 0 }).collect();
-    let mut ends = vec![io.elements(); searches.len()];
-    let kernels = io.kernels();
-    let base = io.base()?;
+fn narrow_all(searches: &mut [Search], counts: &[u64]) -> Result<()> {
+    let open = searches.iter_mut().zip(counts.chunks(STRIDE)).filter(|(search, _)| !search.done());
+    open.into_iter().try_for_each(|(search, counts)| search.narrow(counts))
+}
+
+/// Where to cut the elements equal to a pattern: behind the `nth` of them (from 1).
+struct Cut {
+    look: Look,
+    pattern: u32,
+    nth: u64,
+}
+
+impl Cut {
+    fn new(search: &Search, look: Look, nth: u64) -> Self {
+        Self { look, pattern: search.range.start, nth }
+    }
+}
+
+/// For each cut, the index behind its element. Chunks are gone through in order, and no further
+/// than to the last of these indices.
+fn cut_ends(io: &TensorIo<'_>, cuts: &[Cut]) -> Result<Vec<usize>> {
+    let mut left: Vec<u64> = cuts.iter().map(|cut| cut.nth).collect();
+    let mut ends = vec![0; cuts.len()];
     let mut next = 0;
     while left.iter().any(|left| *left > 0) {
         let chunks = io.window(next)?;
         next = chunks.end;
-        let open = &left;
-        let counts = io.chunk_counts(chunks.clone(), searches.len(), |_, inputs, counts| {
-            let origin = std::mem::take(&mut inputs[base]);
-            for ((search, count), open) in searches.iter().zip(counts).zip(open) {
-                if *open > 0 {
-                    let delta = &mut inputs[search.input];
-                    kernels.subtract(&origin, delta);
-                    *count += kernels.count_equal(delta, search.range.start);
-                }
-            }
-            inputs[base] = origin;
+        let open: Vec<usize> = (0..cuts.len()).filter(|i| left[*i] > 0).collect();
+        let looks: Vec<Look> = open.iter().map(|i| Look { search: *i, ..cuts[*i].look }).collect();
+        let counts = io.chunk_counts(chunks.clone(), cuts.len(), |_, inputs, counts| {
+            for_deltas(io, &looks, inputs, |look, delta| {
+                counts[look.search] += io.kernels().count_equal(delta, cuts[look.search].pattern);
+            });
         })?;
         for (chunk, counts) in chunks.zip(counts) {
-            for (i, search) in searches.iter().enumerate() {
+            for i in 0..cuts.len() {
                 if left[i] > 0 && counts[i] >= left[i] {
-                    ends[i] = nth_equal(io, search, chunk, left[i])?;
+                    ends[i] = nth_equal(io, &cuts[i], chunk, left[i])?;
                 }
                 left[i] = left[i].saturating_sub(counts[i]);
             }
@@ -214,20 +328,21 @@ fn tie_ends(io: &TensorIo<'_>, searches: &[Search]) -> Result<Vec<usize>> {
     Ok(ends)
 }
 
-/// The index behind the `nth` element (from 1) of a chunk that equals the threshold.
-fn nth_equal(io: &TensorIo<'_>, search: &Search, chunk: usize, nth: u64) -> Result<usize> {
-    let base = io.base()?;
+/// The index behind the `nth` element (from 1) of a chunk that equals the cut's pattern.
+fn nth_equal(io: &TensorIo<'_>, cut: &Cut, chunk: usize, nth: u64) -> Result<usize> {
     let mut left = nth;
     let mut end = None;
     io.visit_chunk(chunk, |start, inputs| {
-        for (index, (x, base)) in inputs[search.input].iter().zip(&inputs[base]).enumerate() {
-            if (x - base).to_bits() & 0x7fff_ffff == search.range.start {
-                left = left.saturating_sub(1);
-                if left == 0 && end.is_none() {
-                    end = Some(start + index + 1);
+        for_deltas(io, &[cut.look], inputs, |_, delta| {
+            for (index, x) in delta.iter().enumerate() {
+                if x.to_bits() & 0x7fff_ffff == cut.pattern {
+                    left = left.saturating_sub(1);
+                    if left == 0 && end.is_none() {
+                        end = Some(start + index + 1);
+                    }
                 }
             }
-        }
+        });
     })?;
     end.ok_or_else(|| Error::internal("the elements equal to a threshold were lost"))
 }

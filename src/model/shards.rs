@@ -88,6 +88,10 @@ impl Source for StoredTensor {
         Some(&self.shard.mapping.bytes()[self.range.clone()])
     }
 
+    fn origin(&self) -> Option<&Path> {
+        Some(self.shard.mapping.path())
+    }
+
     fn prefetch(&self, elements: Range<usize>) {
         self.shard.mapping.prefetch(self.file_range(elements));
     }

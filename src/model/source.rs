@@ -3,6 +3,7 @@
 use crate::error::Result;
 use safetensors::Dtype;
 use std::ops::Range;
+use std::path::Path;
 
 /// Name, dtype and shape of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +108,11 @@ pub trait Source: Send + Sync {
 
     /// The stored bytes, where the tensor is stored as it is read.
     fn stored(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// The file it is stored in, for messages.
+    fn origin(&self) -> Option<&Path> {
         None
     }
 

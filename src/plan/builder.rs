@@ -38,6 +38,7 @@ pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -
             Error::input("nothing to merge: the model has no tensors").file(&models[donor].folder)
         );
     }
+    check_model_densities(recipe, models, &jobs)?;
     let shards = layout::shards(&mut jobs, options.shard_size)?;
     let (config, config_edits) = config(models, donor, &placements, &jobs, &mut warnings)?;
     let sidecars = Sidecars::find(&models[donor].folder)?;
@@ -114,6 +115,31 @@ fn check_group(recipe: &Recipe, group: &Group<'_>, models: &[Checkpoint]) -> Res
                 format!("{} models, the base included", method.inputs),
                 format!("{} ({})", group.members.len(), names()),
             ));
+    }
+    Ok(())
+}
+
+/// Trimming over a whole model needs one density for all of the model's tensors.
+fn check_model_densities(recipe: &Recipe, models: &[Checkpoint], jobs: &[Job]) -> Result<()> {
+    let mut densities: BTreeMap<usize, f64> = BTreeMap::new();
+    for job in jobs.iter().filter(|job| (job.method.trims_model)(&job.params)) {
+        let others = job.inputs.iter().enumerate().filter(|(i, _)| job.base != Some(*i));
+        for ((_, input), density) in others.zip(job.params.each("density")) {
+            let first = *densities.entry(input.model).or_insert(density);
+            if first != density {
+                return Err(Error::input(
+                    "a model has several densities, but is trimmed as a whole",
+                )
+                .file(&recipe.file)
+                .key("density")
+                .fact("model", &models[input.model].reference)
+                .tensor(&job.output.name)
+                .expected(first, density)
+                .hint(
+                    "with `variant: paper` give the model one density, or leave the variant out",
+                ));
+            }
+        }
     }
     Ok(())
 }

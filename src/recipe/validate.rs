@@ -129,7 +129,6 @@ impl Context<'_> {
             self.warnings
                 .push(format!("{path}.residual_weight has no effect (nor has it in mergekit)"));
         }
-        let places = sources.map(());
         let mut found: Vec<SliceSource> = Vec::new();
         for (i, source) in sources.value.into_iter().enumerate() {
             let path = format!("{path}.sources[{i}]");
@@ -170,7 +169,6 @@ impl Context<'_> {
         }
         let base_model =
             raw.base_model.map(|base| self.reference(&format!("{path}.base_model"), base));
-        let _ = places;
         Ok(Slice {
             sources: found,
             base_model: base_model.transpose()?,
