@@ -56,7 +56,7 @@ impl Merge {
     /// The target may not be written, or the run fails; nothing is left at `target` then.
     pub fn write(&self, target: &Path, options: WriteOptions) -> Result<Outcome> {
         self.check_target(target)?;
-        let fingerprint = self.fingerprint(options.digests);
+        let fingerprint = self.fingerprint(options.digests, options.allow_nan);
         let staging = Staging::begin(target, &fingerprint, options.overwrite)?;
         let run = RunOptions {
             digests: options.digests,
@@ -140,19 +140,19 @@ impl Merge {
         Ok(())
     }
 
-    /// What tells this merge from any other: the plan, the inputs' identities, the numerics.
-    fn fingerprint(&self, digests: DigestMode) -> String {
+    /// What tells this merge from any other: what decides the bytes it writes and whether it may
+    /// write them. Threads and memory do not.
+    fn fingerprint(&self, digests: DigestMode, allow_nan: bool) -> String {
+        let mut plan = self.plan.json();
+        if let Some(plan) = plan.as_object_mut() {
+            plan.retain(|key, _| !["threads", "totals", "warnings"].contains(&key.as_str()));
+        }
         let mut hasher = Sha256::new();
-        hasher.update(format!("{} {NUMERICS} {digests:?}\n", env!("CARGO_PKG_VERSION")));
-        hasher.update(self.plan.json().to_string());
+        let version = env!("CARGO_PKG_VERSION");
+        hasher.update(format!("{version} {NUMERICS} {digests:?} {allow_nan}\n{plan}"));
         for shard in self.models.iter().flat_map(Checkpoint::shards) {
-            let identity = shard.mapping.identity();
-            hasher.update(format!(
-                "\n{} {} {}",
-                shard.mapping.path().display(),
-                identity.size,
-                identity.stamp
-            ));
+            let (path, identity) = (shard.mapping.path().display(), shard.mapping.identity());
+            hasher.update(format!("\n{path} {} {}", identity.size, identity.stamp));
         }
         hex(&hasher.finalize().into())
     }

@@ -42,6 +42,8 @@ pub(crate) fn lane_bytes(job: &Job) -> u64 {
     // Two output chunks (one is hashed while the next is made), and the bins of a counting pass.
     let chunks = 2 * CHUNK * job.output.dtype.bitsize().div_ceil(8);
     let Reads::Stream { bins, .. } = job.method.reads;
+    // Where thresholds are searched: the bins, a sample of every input, and its patterns.
+    let sample = if bins > 0 { (inputs + 1) * tensor_io::SAMPLE * 4 } else { 0 };
     let bins = inputs * (bins + 1) * 8;
-    (tiles + chunks + bins) as u64
+    (tiles + chunks + sample + bins) as u64
 }

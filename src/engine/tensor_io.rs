@@ -34,6 +34,8 @@ pub(crate) enum NanPolicy {
 /// Positions a sample is taken from, and elements read at each.
 const SAMPLE_RUNS: usize = 1024;
 const SAMPLE_RUN: usize = 256;
+/// Elements of a sample at most.
+pub(super) const SAMPLE: usize = SAMPLE_RUNS * SAMPLE_RUN;
 
 impl<'a> TensorIo<'a> {
     pub(crate) fn new(

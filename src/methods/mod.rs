@@ -86,9 +86,9 @@ pub enum Base {
 /// How a method reads its inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
-    /// In chunks, this many times at most; memory does not depend on the size of a tensor.
+    /// In chunks; memory does not depend on the size of a tensor.
     Stream {
-        /// Passes over the inputs, the writing one included.
+        /// Passes over the inputs as a rule, the writing one included.
         passes: usize,
         /// Counting bins it takes for each input.
         bins: usize,

@@ -43,6 +43,14 @@ const TIES_VARIANT: Param =
     Param::shared("variant", VARIANTS, "`paper`: trim over the whole model instead of per tensor")
         .or(Default::Choice("mergekit"));
 
+/// Parameters that mergekit's task arithmetic has, too, and that do nothing there either.
+const IGNORED_DENSITY: Param =
+    Param { doc: "accepted for mergekit's recipes; has no effect here", ..DENSITY };
+const IGNORED_RESCALE: Param = Param {
+    doc: "accepted for mergekit's recipes; has no effect here",
+    ..RESCALE.or(Default::Bool(false))
+};
+
 pub(super) const TASK_ARITHMETIC: Method = Method {
     name: "task_arithmetic",
     summary: "Adds the weighted task vectors to the base.",
@@ -52,10 +60,10 @@ pub(super) const TASK_ARITHMETIC: Method = Method {
     base: Base::Required,
     params: &[
         WEIGHT,
-        DENSITY,
+        IGNORED_DENSITY,
         LAMBDA,
         NORMALIZE.or(Default::Bool(false)),
-        RESCALE.or(Default::Bool(false)),
+        IGNORED_RESCALE,
         INT8_MASK,
     ],
     reads: Reads::Stream { passes: 1, bins: 0 },
@@ -80,7 +88,7 @@ pub(super) const TIES: Method = Method {
         INT8_MASK,
         TIES_VARIANT,
     ],
-    reads: Reads::Stream { passes: 4, bins: BINS },
+    reads: Reads::Stream { passes: 3, bins: BINS },
     check: unchecked,
     trims_model: |p| p.chose("variant", "paper"),
     prepare: |io, p| prepare(io, p, Sparsify::Magnitude, Merge::Elect),

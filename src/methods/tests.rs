@@ -456,6 +456,15 @@ fn ties_as_in_the_paper_trims_over_the_whole_model() {
 }
 
 #[test]
+fn tensors_without_elements_are_no_trouble() {
+    for case in &cases() {
+        let inputs = inputs(case.models, 0, Float::BF16);
+        assert!(case.run(&inputs, Kernels::best(), Lanes::One).is_empty());
+        assert!(case.run(&inputs, Kernels::best(), Lanes::Pool).is_empty());
+    }
+}
+
+#[test]
 fn infinities_follow_ieee_and_agree_everywhere() {
     for case in &cases() {
         let mut inputs = inputs(case.models, 4097, Float::F32);

@@ -104,9 +104,10 @@ impl Search {
     }
 }
 
-/// How many of `elements` a density keeps; none where it keeps all or nothing.
+/// How many of `elements` a density keeps; none where it keeps all or nothing, or where there are
+/// no elements.
 pub(super) fn kept(density: f64, elements: usize) -> Option<usize> {
-    let some = density > 0.0 && density < 1.0;
+    let some = density > 0.0 && density < 1.0 && elements > 0;
     some.then(|| ((density * elements as f64) as usize).max(1))
 }
 

@@ -90,7 +90,7 @@ impl Config {
                 .hint("a model is a Hugging Face folder with config.json and safetensors weights"),
             _ => Error::io("read the config", &path, &e),
         })?;
-        let map = parse(&text).map_err(|e| e.file(&path))?;
+        let map = parse_config(&text).map_err(|e| e.file(&path))?;
         Ok(Self { path, map })
     }
 
@@ -232,20 +232,61 @@ impl Config {
             .collect()
     }
 
-    /// The text to write, with a newline at its end.
+    /// The text to write, with a newline at its end. Numbers stand as they were written.
     pub fn to_text(&self) -> String {
-        let value = Value::Object(self.map.clone());
-        format!("{value:#}\n")
+        let text = format!("{:#}\n", Value::Object(self.map.clone()));
+        NOT_JSON.iter().fold(text, |text, word| text.replace(&marked(word), word))
     }
 }
 
-/// Parses a `config.json`.
-fn parse(text: &[u8]) -> Result<Map<String, Value>> {
-    match serde_json::from_slice(text) {
+/// Words that Python writes for numbers that JSON does not have (`time_step_limit` of Mamba 2).
+const NOT_JSON: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+
+/// A code point that no text holds.
+const MARK: char = '\u{fdd0}';
+
+/// What stands for such a word while the config is in memory: a string no config holds.
+fn marked(word: &str) -> String {
+    format!("\"{MARK}{word}\"")
+}
+
+/// Parses a `config.json`, Python's non-finite numbers included.
+///
+/// # Errors
+/// The text is not a JSON object.
+pub fn parse_config(text: &[u8]) -> Result<Map<String, Value>> {
+    let text = std::str::from_utf8(text).map_err(|_| Error::input("config.json is not UTF-8"))?;
+    match serde_json::from_str(&mark_not_json(text)) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(Error::input("config.json is not a JSON object")),
         Err(e) => Err(Error::input("config.json is not valid JSON").fact("reason", e)),
     }
+}
+
+/// A written config as a JSON value; Python's non-finite numbers become strings.
+pub(crate) fn config_value(text: &str) -> Value {
+    let text = mark_not_json(text).replace(MARK, "");
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+/// Marks the words of [`NOT_JSON`] that stand outside of strings.
+fn mark_not_json(text: &str) -> String {
+    let mut marked_text = String::with_capacity(text.len());
+    let mut rest = text;
+    let (mut in_string, mut escaped) = (false, false);
+    while let Some(next) = rest.chars().next() {
+        let word = NOT_JSON.iter().find(|word| !in_string && rest.starts_with(**word));
+        if let Some(word) = word {
+            marked_text.push_str(&marked(word));
+            rest = &rest[word.len()..];
+            continue;
+        }
+        in_string ^= next == '"' && !escaped;
+        escaped = in_string && next == '\\' && !escaped;
+        marked_text.push(next);
+        rest = &rest[next.len_utf8()..];
+    }
+    marked_text
 }
 
 #[cfg(test)]
@@ -278,6 +319,25 @@ mod tests {
         );
         assert_eq!(config.get("mlp_only_layers"), Some(&json!([0, 3, 4])));
         assert_eq!(config.get("architectures"), Some(&json!(["A", "B", "C", "D"])));
+    }
+
+    #[test]
+    fn what_is_not_edited_stands_as_written() {
+        let text = r#"{
+  "eps": 1e-05,
+  "theta": 10000.0,
+  "limits": [
+    -Infinity,
+    Infinity,
+    NaN
+  ],
+  "note": "NaN \" Infinity"
+}
+"#;
+        let map = parse_config(text.as_bytes()).unwrap();
+        let config = Config { path: PathBuf::new(), map };
+        assert_eq!(config.to_text(), text);
+        assert!(parse_config(b"[1]").is_err() && parse_config(b"{").is_err());
     }
 
     #[test]

@@ -13,7 +13,8 @@ mod source;
 mod tied;
 
 pub use checkpoint::Checkpoint;
-pub use config::{Config, LayerListEdit};
+pub(crate) use config::config_value;
+pub use config::{Config, LayerListEdit, parse_config};
 pub(crate) use layers::gradient_position;
 pub use layers::{LayerName, Place, Stacks, split_layer};
 pub use mapping::{FileIdentity, Mapping};

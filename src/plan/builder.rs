@@ -200,6 +200,13 @@ fn job(
             return Err(shape_error(recipe, placement, models, input, spec, lead));
         }
     }
+    if let Some(odd) = specs.iter().find(|spec| spec.float().is_none() && spec.dtype != lead.dtype)
+    {
+        return Err(recipe
+            .error(&group.at, "the models store a tensor in dtypes that cannot be merged")
+            .tensor(&placement.output)
+            .expected(lead.dtype, odd.dtype));
+    }
     let arithmetic = missing.is_empty() && specs.iter().all(|spec| spec.float().is_some());
     if let Some((member, _)) = missing.first() {
         warnings.push(format!(
@@ -223,7 +230,7 @@ fn job(
         inputs,
         base: group.base.filter(|_| arithmetic),
         params: resolved,
-        random_key: placement.random_key.clone(),
+        random_key: placement.key.clone(),
         shard: 0,
         offset: 0,
     })
@@ -267,8 +274,11 @@ fn config(
         }
     }
     if let Some((float, _)) = by_float.into_iter().max_by_key(|(_, bytes)| *bytes) {
+        let before = config.to_text();
         config.set_dtype(float.name());
-        edits.push(format!("dtype: {}", float.name()));
+        if config.to_text() != before {
+            edits.push(format!("dtype: {}", float.name()));
+        }
     }
     if let Some(kept) = &placements.kept {
         let (_, old) = models[donor].stacks.single()?;

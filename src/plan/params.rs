@@ -17,7 +17,7 @@ pub(super) fn resolve(
     for param in method.params.iter().filter(|param| param.scope == Scope::Shared) {
         let missing =
             || unset(recipe, param, placement).fact("file", format!("{}", recipe.file.display()));
-        if let Some(value) = resolve_one(param, &shared, &placement.output, placement.t, missing)? {
+        if let Some(value) = resolve_one(param, &shared, &placement.key, placement.t, missing)? {
             params.shared.insert(param.name, value);
         }
     }

@@ -44,8 +44,9 @@ pub(super) struct Placement {
     pub(super) output: String,
     /// For each member of the group, the name to look up in its model.
     pub(super) names: Vec<String>,
-    /// The name that keys random numbers.
-    pub(super) random_key: String,
+    /// The name that shared parameters' filters and random numbers go by: the output's, or, for a
+    /// tied head that is stored all the same, its embedding's.
+    pub(super) key: String,
     /// Position on the slice's gradient, 0 to 1.
     pub(super) t: f64,
 }
@@ -122,24 +123,27 @@ pub(super) fn place<'a>(recipe: &'a Recipe, models: &[Checkpoint]) -> Result<Pla
 /// Every tensor of the lead model, by name.
 fn whole_models(group: &Group<'_>, models: &[Checkpoint]) -> Vec<Placement> {
     let lead = &models[group.lead().model];
-    let stored = |name: &str| lead.tensor(name).is_some();
     lead.names_in_file_order()
         .map(|name| {
-            // A head that is tied and stored all the same is made of the embeddings, so that the
-            // two stay equal whatever the method draws or filters by name.
-            let key = match lead.config.tied() {
-                Some(true) => tied_to(name, stored).unwrap_or(name),
-                _ => name,
-            };
+            let key = tied_key(lead, name);
             Placement {
                 group: 0,
                 output: name.to_string(),
                 names: vec![key.to_string(); group.members.len()],
-                random_key: key.to_string(),
+                key: key.to_string(),
                 t: lead.stacks.position(key),
             }
         })
         .collect()
+}
+
+/// The tensor that `name` is made from: itself, or, for a head that is tied and stored all the same,
+/// its embedding, so that the two stay equal whatever a method draws or a filter picks by name.
+fn tied_key<'a>(lead: &Checkpoint, name: &'a str) -> &'a str {
+    match lead.config.tied() {
+        Some(true) => tied_to(name, |name| lead.tensor(name).is_some()).unwrap_or(name),
+        _ => name,
+    }
 }
 
 /// Slices stacked in order: embeddings from the first, final norm and head from the last.
@@ -175,11 +179,14 @@ fn stacked<'a>(
         let (stack, _) = stacks[group.lead().model].clone()?;
         for name in lead.names_in_file_order() {
             if Stacks::place(stack, name) == wanted {
+                let key = tied_key(lead, name);
+                // A tied head comes from where the embeddings come from: the first slice.
+                let group = if key == name { at } else { 0 };
                 list.push(Placement {
-                    group: at,
+                    group,
                     output: name.to_string(),
-                    names: vec![name.to_string(); group.members.len()],
-                    random_key: name.to_string(),
+                    names: vec![key.to_string(); groups[group].members.len()],
+                    key: key.to_string(),
                     t: 0.0,
                 });
             }
@@ -210,7 +217,7 @@ fn stacked<'a>(
                 let output = split.renumbered(kept.len());
                 list.push(Placement {
                     group: at,
-                    random_key: output.clone(),
+                    key: output.clone(),
                     output,
                     names,
                     t: gradient_position(i, length),

@@ -1,6 +1,7 @@
 //! A plan's totals, and its printed and JSON forms.
 
 use super::{Job, Plan, Sidecar};
+use crate::model::config_value;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -117,7 +118,7 @@ impl Plan {
                 "file": shard.file,
                 "size": shard.size,
             })).collect::<Vec<_>>(),
-            "config": serde_json::from_str::<Value>(&self.config).unwrap_or_default(),
+            "config": config_value(&self.config),
             "config_edits": self.config_edits,
             "sidecars": self.sidecars.iter().map(|Sidecar { model, path }| json!({
                 "model": self.models[*model].reference,

@@ -3,7 +3,7 @@
 use super::raw::{RawParameters, RawRecipe, RawSlice, located};
 use super::{Layout, Located, ModelInput, Parameters, Recipe, Slice, SliceSource};
 use crate::error::{Error, Result, nearest};
-use crate::methods::{METHODS, Method, Param, ParamKind, Value};
+use crate::methods::{METHODS, Method, Param, ParamKind, Scope, Value};
 use crate::model::Float;
 use serde_yaml::Spanned;
 use std::path::Path;
@@ -13,6 +13,15 @@ struct Context<'a> {
     file: &'a Path,
     method: &'static Method,
     warnings: Vec<String>,
+}
+
+/// What a parameters block belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// One model: a model or a slice's source.
+    Model,
+    /// Whole tensors: a slice or the recipe.
+    Tensor,
 }
 
 pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe> {
@@ -32,7 +41,7 @@ pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe
         }
     }
     let mut context = Context { file, method, warnings: Vec::new() };
-    let parameters = context.parameters("parameters", raw.parameters)?;
+    let parameters = context.parameters("parameters", raw.parameters, Level::Tensor)?;
     let layout = match (raw.models, raw.slices) {
         (Some(models), None) => {
             let models = located(models);
@@ -43,8 +52,11 @@ pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe
             for (i, input) in models.value.into_iter().enumerate() {
                 inputs.push(ModelInput {
                     model: context.reference(&format!("models[{i}].model"), input.model)?,
-                    parameters: context
-                        .parameters(&format!("models[{i}].parameters"), input.parameters)?,
+                    parameters: context.parameters(
+                        &format!("models[{i}].parameters"),
+                        input.parameters,
+                        Level::Model,
+                    )?,
                 });
             }
             Layout::Models(inputs)
@@ -153,7 +165,11 @@ impl Context<'_> {
             found.push(SliceSource {
                 model: self.reference(&format!("{path}.model"), source.model)?,
                 layers: layers.map(range),
-                parameters: self.parameters(&format!("{path}.parameters"), source.parameters)?,
+                parameters: self.parameters(
+                    &format!("{path}.parameters"),
+                    source.parameters,
+                    Level::Model,
+                )?,
             });
         }
         if let Some(odd) =
@@ -172,12 +188,16 @@ impl Context<'_> {
         Ok(Slice {
             sources: found,
             base_model: base_model.transpose()?,
-            parameters: self.parameters(&format!("{path}.parameters"), raw.parameters)?,
+            parameters: self.parameters(
+                &format!("{path}.parameters"),
+                raw.parameters,
+                Level::Tensor,
+            )?,
         })
     }
 
     /// Checks names, types and ranges of a `parameters` block.
-    fn parameters(&mut self, path: &str, raw: RawParameters) -> Result<Parameters> {
+    fn parameters(&mut self, path: &str, raw: RawParameters, level: Level) -> Result<Parameters> {
         let mut checked = Vec::new();
         for (name, mut setting) in raw.0 {
             let name = located(name);
@@ -200,6 +220,12 @@ impl Context<'_> {
                     .key(&key)
                     .expected(expected, &*value)
                 })?;
+            }
+            if param.scope == Scope::Shared && level == Level::Model {
+                self.warnings.push(format!(
+                    "{key} (line {}) has no effect: `{}` belongs to the whole tensor; set it under the slice or at the top",
+                    name.line, name.value
+                ));
             }
             checked.push((name, setting));
         }
