@@ -141,7 +141,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.message)?;
+        write!(f, "{}", shorten(&self.0.message))?;
         let shown = self.0.facts.len().min(MAX_FACTS);
         for (name, value) in &self.0.facts[..shown] {
             write!(f, "\n  {name:<9} {}", shorten(value))?;
@@ -150,7 +150,7 @@ impl fmt::Display for Error {
             write!(f, "\n  … and {} more", self.0.facts.len() - shown)?;
         }
         if let Some(hint) = &self.0.hint {
-            write!(f, "\nhint: {hint}")?;
+            write!(f, "\nhint: {}", shorten(hint))?;
         }
         Ok(())
     }
@@ -172,6 +172,10 @@ fn shorten(value: &str) -> String {
 
 /// The candidate nearest to `word`, if it is near enough to be a likely misspelling.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // No name is as long; and the distance takes memory by the square of the length.
+    if word.len() > 64 {
+        return None;
+    }
     let lower = word.to_lowercase();
     candidates
         .into_iter()

@@ -1,7 +1,7 @@
 //! `config.json`: the facts that a merge needs from it, and the edits that a merge makes to it.
 
 use crate::error::{Error, Result};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// Keys under which configurations keep a layer count, in the order they are looked for.
@@ -61,6 +61,9 @@ const POSITIONAL_NUMBERS: [&str; 6] = [
     "moe_layer_start_index",
 ];
 
+/// A config larger than this is refused unread.
+const MAX_BYTES: u64 = 64 << 20;
+
 /// A per-layer list of the config that was rewritten to follow the layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerListEdit {
@@ -84,6 +87,13 @@ impl Config {
     /// The file is missing, unreadable or not a JSON object.
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
+        if let Ok(metadata) = std::fs::metadata(&path)
+            && (!metadata.is_file() || metadata.len() > MAX_BYTES)
+        {
+            return Err(Error::input("config.json is no file, or too large for one")
+                .file(&path)
+                .expected(format!("a file of at most {MAX_BYTES} bytes"), metadata.len()));
+        }
         let text = std::fs::read(&path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::input("the model folder has no config.json")
                 .file(&path)
@@ -205,6 +215,15 @@ impl Config {
             }
             let Some(list) = value.as_array_mut() else { continue };
             let before = list.len();
+            if key == "attention_types" {
+                // GPT-Neo's run lengths: [[["global", "local"], 12]] for 24 layers.
+                let Some(kinds) = expand_runs(list).filter(|kinds| kinds.len() == old) else {
+                    continue;
+                };
+                *list = kept.iter().map(|layer| json!([[kinds[*layer]], 1])).collect();
+                edits.push(LayerListEdit { key: key.clone(), lengths: (old, kept.len()) });
+                continue;
+            }
             if LAYER_INDEX_LISTS.contains(&key.as_str()) {
                 let has = |layer: usize| list.iter().any(|v| v.as_u64() == Some(layer as u64));
                 let moved: Vec<Value> =
@@ -237,6 +256,17 @@ impl Config {
         let text = format!("{:#}\n", Value::Object(self.map.clone()));
         NOT_JSON.iter().fold(text, |text, word| text.replace(&marked(word), word))
     }
+}
+
+/// One entry a layer from a list of `[[kinds…], repetitions]`.
+fn expand_runs(runs: &[Value]) -> Option<Vec<Value>> {
+    let mut all = Vec::new();
+    for run in runs {
+        let kinds = run.get(0)?.as_array()?;
+        let times = usize::try_from(run.get(1)?.as_u64()?).ok().filter(|n| *n <= 10_000)?;
+        (0..times).for_each(|_| all.extend(kinds.iter().cloned()));
+    }
+    Some(all)
 }
 
 /// Words that Python writes for numbers that JSON does not have (`time_step_limit` of Mamba 2).
@@ -292,7 +322,6 @@ fn mark_not_json(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn config(value: Value) -> Config {
         Config {
@@ -308,10 +337,14 @@ mod tests {
             "num_hidden_layers": 4,
             "layer_types": ["full", "sliding", "full", "linear"],
             "mlp_only_layers": [0, 3],
+            "attention_types": [[["global", "local"], 2]],
             "vocab_size": 10,
         }));
         let edits = config.follow_layers(4, &[0, 1, 1, 3, 3]).unwrap();
-        assert_eq!(edits.len(), 2);
+        assert_eq!(edits.len(), 3);
+        let kinds = config.get("attention_types").unwrap().as_array().unwrap();
+        let kinds: Vec<&str> = kinds.iter().map(|run| run[0][0].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["global", "local", "local", "local", "local"]);
         assert_eq!(config.get("num_hidden_layers"), Some(&json!(5)));
         assert_eq!(
             config.get("layer_types"),

@@ -51,11 +51,13 @@ impl Mapping {
     /// # Errors
     /// The file cannot be opened or mapped, or is not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("open the file", path, &e))?;
-        let metadata = file.metadata().map_err(|e| Error::io("read the file's size", path, &e))?;
-        if !metadata.is_file() {
+        // Looked at before it is opened, since opening a pipe waits for its other end.
+        let looked = std::fs::metadata(path).map_err(|e| Error::io("open the file", path, &e))?;
+        if !looked.is_file() {
             return Err(Error::input("not a regular file").file(path));
         }
+        let file = File::open(path).map_err(|e| Error::io("open the file", path, &e))?;
+        let metadata = file.metadata().map_err(|e| Error::io("read the file's size", path, &e))?;
         // SAFETY: the mapping is read-only and private to this value. Another process that writes
         // to the file while it is mapped could change the bytes under us: `unchanged` finds that
         // out after the work, and every bound is taken from the mapping's own length, so changed

@@ -243,6 +243,7 @@ fn open_shard(folder: &Path, file: &str) -> Result<(Shard, Vec<Placed>)> {
 /// Anything the format forbids: a header longer than the file, bytes that are not covered, offsets
 /// that overlap, a shape that does not fit its bytes.
 pub fn parse_header(bytes: &[u8]) -> Result<Vec<Placed>> {
+    check_entries(bytes)?;
     let (header, metadata) =
         SafeTensors::read_metadata(bytes).map_err(|e| header_error(&e, bytes))?;
     let data = 8 + header;
@@ -255,7 +256,65 @@ pub fn parse_header(bytes: &[u8]) -> Result<Vec<Placed>> {
         let spec = TensorSpec { name, dtype: info.dtype, shape: info.shape.clone() };
         placed.push((spec, range));
     }
+    // The crate leaves tensors without elements that stand at one place in the order of a hash map.
+    placed
+        .sort_by(|(a, at), (b, bt)| (at.start, at.end, &a.name).cmp(&(bt.start, bt.end, &b.name)));
     Ok(placed)
+}
+
+/// What the crate's checks leave out: a name that stands twice, and offsets so large that adding
+/// them up overflows. A header that is not JSON is left to the crate.
+fn check_entries(bytes: &[u8]) -> Result<()> {
+    let length = bytes.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length));
+    let header = usize::try_from(length).ok().and_then(|length| bytes.get(8..)?.get(..length));
+    let Some(Ok(Entries(entries))) = header.map(serde_json::from_slice::<Entries>) else {
+        return Ok(());
+    };
+    let mut seen = BTreeSet::new();
+    for (name, end) in &entries {
+        if !seen.insert(name) {
+            return Err(Error::input("the safetensors header names a tensor twice").tensor(name));
+        }
+        if *end > bytes.len() as u64 {
+            return Err(Error::input("a tensor's data ends behind the end of its file")
+                .tensor(name)
+                .expected(format!("at most {} bytes", bytes.len()), end)
+                .hint("the file is truncated or damaged; fetch it again"));
+        }
+    }
+    Ok(())
+}
+
+/// The entries of a header in order, doubles included: name and end of the data.
+struct Entries(Vec<(String, u64)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Entry {
+            data_offsets: Option<(u64, u64)>,
+        }
+        struct Map;
+        impl<'de> serde::de::Visitor<'de> for Map {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map of tensors")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some((name, entry)) = map.next_entry::<String, Entry>()? {
+                    entries.push((name, entry.data_offsets.map_or(0, |(_, end)| end)));
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Map)
+    }
 }
 
 fn header_error(error: &SafeTensorError, bytes: &[u8]) -> Error {

@@ -4,6 +4,7 @@ use super::setting::Setting;
 use super::{Located, place};
 use crate::error::{Error, Result, nearest};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_yaml::options::NonFiniteFloatPolicy;
 use serde_yaml::{Location, Spanned};
 use std::fmt;
 use std::path::Path;
@@ -89,7 +90,12 @@ impl<'de> Deserialize<'de> for RawParameters {
 
 /// Parses one YAML document.
 pub(super) fn parse(file: &Path, text: &str) -> Result<RawRecipe> {
-    serde_yaml::from_str(text).map_err(|e| yaml_error(file, e.without_snippet()))
+    // A number that is not finite is let through, so that it is refused with its key and range.
+    let options = serde_yaml::options! {
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+    };
+    serde_yaml::from_str_with_options(text, options)
+        .map_err(|e| yaml_error(file, e.without_snippet()))
 }
 
 /// A value with its place, as the rest of the crate keeps it.

@@ -1,0 +1,51 @@
+//! Recipes: what is accepted has its values in range, wherever a layer may stand.
+#![no_main]
+
+use cognate::recipe::{Layout, Parameters, Recipe};
+use libfuzzer_sys::fuzz_target;
+use std::path::Path;
+
+const NAMES: [&str; 3] = ["model.layers.0.self_attn.q_proj.weight", "lm_head.weight", ""];
+
+/// Every value that a tensor could get is one that the method admits.
+fn walk(recipe: &Recipe, parameters: &Parameters) {
+    for param in recipe.method.params {
+        let Some(setting) = parameters.get(param.name) else { continue };
+        for name in NAMES {
+            for t in [0.0, 1e-9, 1.0 / 3.0, 0.5, 0.9, 1.0] {
+                if let Some(value) = setting.value(name, t) {
+                    let admitted = param.admits(&value);
+                    assert!(admitted.is_ok(), "{} is {value} at {t}: {admitted:?}", param.name);
+                }
+            }
+        }
+    }
+}
+
+fuzz_target!(|text: String| {
+    let recipe = match Recipe::parse(Path::new("recipe.yml"), text) {
+        Ok(recipe) => recipe,
+        Err(error) => {
+            assert_eq!(error.exit_code(), 2, "{error}");
+            assert!(!error.to_string().is_empty());
+            return;
+        }
+    };
+    let references = recipe.references();
+    assert!(!references.is_empty());
+    assert!(references.iter().all(|reference| !reference.value.trim().is_empty()));
+    walk(&recipe, &recipe.parameters);
+    match &recipe.layout {
+        Layout::Models(models) => models.iter().for_each(|model| walk(&recipe, &model.parameters)),
+        Layout::Slices(slices) => {
+            for slice in slices {
+                walk(&recipe, &slice.parameters);
+                for source in &slice.sources {
+                    assert!(!source.layers.value.is_empty());
+                    assert_eq!(source.layers.value.len(), slice.sources[0].layers.value.len());
+                    walk(&recipe, &source.parameters);
+                }
+            }
+        }
+    }
+});

@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+"""Merges a small trained family with mergekit 0.1.5 and with cognate, and compares every tensor.
+
+    python3 -m venv venv && venv/bin/pip install mergekit==0.1.5
+    cargo build --release
+    venv/bin/python tests/compare/mergekit.py [--cognate BINARY] [--models FOLDER] [--only TEXT]
+
+Methods without chance must agree to 1e-5. Elements that tie at a TIES threshold are picked
+arbitrarily by mergekit, so they are left out of that comparison and checked against the formula in
+numpy instead. DARE draws other random numbers in each tool, so there the statistics are compared.
+Prints a row for each case; exits with 1 if any fails.
+"""
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+from cases import CASES, CODE, LAYERS, MATH, PROSE, deltas, s, w
+
+sys.path.pop(0)  # this file's folder, where `import mergekit` would find this file
+os.environ["COGNATE_CACHE"] = ""  # leave no digests behind
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import yaml
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.options import MergeOptions
+from safetensors.torch import load_file
+
+TOLERANCE = 1e-5
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def load(folder):
+    """All tensors of a folder; arithmetic on these is numpy's."""
+    tensors = {}
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        tensors |= load_file(file)
+    return tensors
+
+
+def merge_with_cognate(made, out, *options):
+    """Writes the recipe beside `out` and merges; a recipe's models lie in the working directory."""
+    file = Path(f"{out}.yml")
+    file.write_text(yaml.safe_dump(made))
+    command = [ARGS.cognate, "merge", file, "-o", out, "--quiet", "--digests", "none", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"cognate: {done.stderr.strip()}")
+    return out
+
+
+def merge_with_mergekit(made, out, seed=0):
+    options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True, random_seed=seed)
+    run_merge(MergeConfiguration.model_validate(made), str(out), options)
+    return out
+
+
+def evaluate(setting, name, t):
+    """The value of a parameter setting for a tensor: scalar, gradient or filters."""
+    if isinstance(setting, list) and isinstance(setting[0], dict):
+        hits = (e["value"] for e in setting if e.get("filter", "*") in ("*",) or e["filter"] in name)
+        return evaluate(next(hits, None), name, t)
+    if isinstance(setting, list):
+        return float(np.interp(t * (len(setting) - 1), range(len(setting)), setting))
+    return setting
+
+
+def ties_reference(made, name, models):
+    """TIES by the formula (equal magnitudes kept in order of their index), and where ties were cut."""
+    layer = int(name.split(".")[2]) if ".layers." in name else None
+    slices = made.get("slices") or [s(*(x | {"layer_range": [0, LAYERS]} for x in made["models"]))]
+    part = slices[0] if "embed" in name else slices[-1]
+    t = 0.0
+    if layer is not None:
+        part = next(p for p in slices if layer in range(*p["sources"][0]["layer_range"]))
+        first, end = part["sources"][0]["layer_range"]
+        t = (layer - first) / (end - first - 1) if end - first > 1 else 1.0
+
+    def value(key, default, *levels):
+        found = (evaluate(lv[key], name, t) for lv in (*levels, part["parameters"], made["parameters"]) if key in lv)
+        return next((v for v in found if v is not None), default)
+
+    base = models["base"][name]
+    cut = np.zeros(base.shape, bool)
+    kept, weights = [], []
+    for source in part["sources"]:
+        if source["model"] == "base":
+            continue
+        delta = models[source["model"]][name] - base
+        size = np.abs(delta).ravel()
+        density = value("density", 1.0, source["parameters"])
+        k = max(1, int(density * size.size)) if density > 0 else 0
+        keep = np.zeros(size.size, np.float32)
+        keep[np.argsort(-size, kind="stable")[:k]] = 1
+        if 0 < density < 1:
+            at = np.sort(size)[-k]
+            if at > 0 and (size >= at).sum() > k:  # a tie at 0 adds nothing either way
+                cut |= (size == at).reshape(base.shape)
+        sparse = delta * keep.reshape(base.shape)
+        if value("rescale", False) and 0 < density < 1 and np.abs(sparse).sum() > 1e-7:
+            sparse = sparse * np.float32(np.abs(delta).sum(dtype="f8") / np.abs(sparse).sum(dtype="f8"))
+        weights.append(np.float32(value("weight", None, source["parameters"])))
+        kept.append(sparse * weights[-1])
+    sign = np.where(sum(kept) >= 0, 1, -1)
+    agree = [np.sign(d) == sign for d in kept]
+    merged = sum(d * a for d, a in zip(kept, agree))
+    divisor = sum(np.float64(x) * a for x, a in zip(weights, agree))
+    divisor = np.where(divisor == 0, 1, divisor) if value("normalize", True) else 1
+    return base + value("lambda", 1.0) * merged / divisor, cut
+
+
+def difference(a, b, use):
+    """Largest difference relative to the tensor's largest element, and whether each element is close."""
+    a, b = np.float64(a)[use], np.float64(b)[use]
+    if not a.size:
+        return 0.0, True
+    rms = np.sqrt(np.mean(a**2))
+    error = np.abs(a - b)
+    close = bool((error <= TOLERANCE * np.maximum(np.abs(a), rms)).all())
+    return float(error.max() / max(np.abs(a).max(), 1e-30)), close
+
+
+def compare(made, models, folder):
+    ours = load(merge_with_cognate(made, folder / "cognate", "--seed", "0"))
+    theirs = load(merge_with_mergekit(made, folder / "mergekit"))
+    if ours.keys() != theirs.keys():
+        return 0.0, 0, f"names differ: {sorted(ours.keys() ^ theirs.keys())[:4]}"
+    worst, excluded, wrong = 0.0, 0, []
+    for name, a in theirs.items():
+        b = ours[name]
+        if a.shape != b.shape or str(a.dtype) != "torch.float32" or a.dtype != b.dtype:
+            wrong.append(f"{name}: {a.dtype} {list(a.shape)} against {b.dtype} {list(b.shape)}")
+            continue
+        a, b = a.numpy(), b.numpy()
+        use = np.ones(a.shape, bool)
+        if made["merge_method"] == "ties":
+            expected, cut = ties_reference(made, name, models)
+            use, excluded = ~cut, excluded + int(cut.sum())
+            relative, close = difference(expected, b, np.ones(a.shape, bool))
+            if not close or relative > TOLERANCE:
+                wrong.append(f"{name}: {relative:.1e} from the formula")
+        relative, close = difference(a, b, use)
+        worst = max(worst, relative)
+        if not close or relative > TOLERANCE:
+            wrong.append(f"{name}: {relative:.1e}")
+    return worst, excluded, f"{len(wrong)} tensors differ, first {wrong[0]}" if wrong else ""
+
+
+def near_share(found, share, what):
+    """Whether the share of true values is within 5 standard deviations of the expected share."""
+    sigma = (share * (1 - share) / max(found.size, 1)) ** 0.5
+    ok = abs(found.mean() - share) <= 5 * sigma if found.size else True
+    return "" if ok else f"{what}: share {found.mean():.4f}, expected {share}"
+
+
+def dare_statistics(merged, models, density, paper):
+    """One model at weight 1: the share kept, and the L1 norm or (paper) the exact values."""
+    worst, problems, masks = 0.0, [], {}
+    for name, base in models["base"].items():
+        delta, out = models[PROSE][name] - base, merged[name].numpy()
+        changed = (out != base)[delta != 0]
+        masks[name] = np.where(delta != 0, out != base, np.nan)
+        problems.append(near_share(changed, density, name))
+        if (out != base)[delta == 0].any():
+            problems.append(f"{name}: changed where the fine-tune is the base")
+        got, want = np.float64(out) - base, np.float64(delta)
+        if paper:
+            # The sum was rounded to f32 once, hence the second term.
+            error = np.abs(got - want / density)[out != base]
+            room = (1e-5 * np.abs(want / density) + 1.2e-7 * np.abs(out))[out != base]
+            if (error > room).any():
+                problems.append(f"{name}: kept elements are not delta/density")
+        elif np.abs(want).sum() and changed.any():
+            relative = abs(np.abs(got).sum() / np.abs(want).sum() - 1)
+            worst = max(worst, relative)
+            if relative > 1e-4:
+                problems.append(f"{name}: L1 norm is off by {relative:.1e}")
+    same = [f"model.layers.{i}.mlp.up_proj.weight" for i in (0, 1)]
+    both = masks[same[0]] + masks[same[1]]  # 0, 1 or 2 of the two kept
+    agree = both[~np.isnan(both)] != 1
+    problems.append(near_share(agree, density**2 + (1 - density) ** 2, "masks of two layers agree"))
+    return worst, "; ".join(p for p in problems if p)
+
+
+def dare(models, folder):
+    """Yields (case, largest difference, problem) for density below 1."""
+    for method in ("dare_linear", "dare_ties"):
+        for density in (0.1, 0.5, 0.9):
+            made = deltas(method, w(1.0, density), None)
+            case, out = f"{method} {density}", folder / f"{method}-{density}"
+            out.mkdir()
+            first = merge_with_cognate(made, out / "a", "--seed", "0", "--threads", "1")
+            again = merge_with_cognate(made, out / "b", "--seed", "0", "--threads", "2")
+            other = merge_with_cognate(made, out / "c", "--seed", "1")
+            bytes_of = lambda run: (run / "model.safetensors").read_bytes()
+            yield case, *dare_statistics(load(first), models, density, False)
+            theirs = load(merge_with_mergekit(made, out / "mergekit"))
+            yield f"{case} in mergekit", *dare_statistics(theirs, models, density, False)
+            yield f"{case} same seed", 0.0, "" if bytes_of(first) == bytes_of(again) else "bytes differ"
+            yield f"{case} other seed", 0.0, "" if bytes_of(first) != bytes_of(other) else "bytes are the same"
+            made["parameters"]["variant"] = "paper"
+            paper = load(merge_with_cognate(made, out / "d", "--seed", "0"))
+            yield f"{case} paper", *dare_statistics(paper, models, density, True)
+    # Two models must not share their masks: both dropped has share (1 - density)^2.
+    made = deltas("dare_linear", w(1.0, 0.5), w(1.0, 0.5), variant="paper")
+    merged, dropped = load(merge_with_cognate(made, folder / "two", "--seed", "0")), []
+    for name, base in models["base"].items():
+        one, two = (np.abs(models[model][name] - base) for model in (PROSE, CODE))
+        dropped.append((merged[name].numpy() == base)[(one > 0) & (two > 0) & (one != two)])
+    yield "dare two models", 0.0, near_share(np.concatenate(dropped), 0.25, "both dropped")
+
+
+def main():
+    failed = 0
+
+    def row(case, relative, excluded, problem):
+        nonlocal failed
+        failed += bool(problem)
+        print(f"{case:36} {relative:9.1e} {excluded:9} {'FAILED: ' + problem if problem else 'ok'}", flush=True)
+
+    print(f"{'case':36} {'max rel':>9} {'excluded':>9} result")
+    os.chdir(ARGS.models)
+    models = {}
+    for name in ("base", PROSE, CODE, MATH):
+        models[name] = {key: tensor.float().numpy() for key, tensor in load(name).items()}
+    with tempfile.TemporaryDirectory() as temporary:
+        for i, (case, made) in enumerate(CASES.items()):
+            if ARGS.only in case:
+                (folder := Path(temporary, str(i))).mkdir()
+                try:
+                    row(case, *compare(made, models, folder))
+                except Exception as error:  # a tool refused: a failed case, not the end
+                    row(case, float("nan"), 0, f"{error}".replace("\n", " | "))
+        if ARGS.only in "dare density":
+            for case, relative, problem in dare(models, Path(temporary)):
+                row(case, relative, 0, problem)
+    print(f"{failed} failed" if failed else "all agree")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cognate", type=Path, default=ROOT / "target/release/cognate")
+    parser.add_argument("--models", type=Path, default=ROOT / "merge-configs/models")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    ARGS = parser.parse_args()
+    ARGS.cognate = ARGS.cognate.absolute()  # the working directory changes
+    sys.exit(main())
