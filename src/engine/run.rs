@@ -130,7 +130,16 @@ fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Dige
     let (wide, narrow): (Vec<usize>, Vec<usize>) =
         (0..jobs.len()).partition(|at| is_wide(context.plan, &jobs[*at]));
     wide.into_iter().try_for_each(|at| finish(at, Lanes::Pool))?;
-    narrow.into_iter().par_bridge().try_for_each(|at| finish(at, Lanes::One))?;
+    let upcoming = narrow.iter().copied().skip(context.plan.lanes).map(Some);
+    let upcoming = upcoming.chain(std::iter::repeat(None));
+    narrow.iter().copied().zip(upcoming).par_bridge().try_for_each(|(at, upcoming)| {
+        // The tensor that is next in line for this thread is read in while it works on this one.
+        if let Some(next) = upcoming {
+            let inputs = context.sources(&jobs[next])?;
+            context.io(&jobs[next], &inputs, &[], Lanes::One).prefetch_start();
+        }
+        finish(at, Lanes::One)
+    })?;
     let outputs = slots.into_iter().map(|slot| slot.into_inner().flatten()).collect();
     Ok((outputs, resumed))
 }

@@ -31,6 +31,9 @@ pub(crate) enum NanPolicy {
     Keep,
 }
 
+/// Chunks that are read ahead of the one being worked on, at least.
+const AHEAD: usize = 8;
+
 /// Positions a sample is taken from, and elements read at each.
 const SAMPLE_RUNS: usize = 1024;
 const SAMPLE_RUN: usize = 256;
@@ -292,6 +295,18 @@ impl<'a> TensorIo<'a> {
         Ok(found)
     }
 
+    /// Starts to read what the first chunks need, before any of them is worked on.
+    pub(crate) fn prefetch_start(&self) {
+        self.prefetch(0..AHEAD * CHUNK);
+    }
+
+    fn prefetch(&self, elements: Range<usize>) {
+        let elements = elements.start..elements.end.min(self.elements);
+        if !elements.is_empty() {
+            self.inputs.iter().for_each(|input| input.prefetch(elements.clone()));
+        }
+    }
+
     /// Reads a chunk tile by tile.
     fn read_chunk(
         &self,
@@ -299,11 +314,8 @@ impl<'a> TensorIo<'a> {
         mut body: impl FnMut(usize, &mut [Vec<f32>]) -> Result<()>,
     ) -> Result<()> {
         let range = self.chunk_range(chunk);
-        for input in self.inputs {
-            let ahead = range.end..(range.end + CHUNK).min(self.elements);
-            if !ahead.is_empty() {
-                input.prefetch(ahead);
-            }
+        if chunk.is_multiple_of(AHEAD) {
+            self.prefetch((chunk + AHEAD) * CHUNK..(chunk + 2 * AHEAD) * CHUNK);
         }
         let mut buffers = vec![vec![0.0; TILE.min(range.len())]; self.inputs.len()];
         let mut start = range.start;

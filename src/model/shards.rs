@@ -227,6 +227,11 @@ type Placed = (TensorSpec, Range<usize>);
 
 fn open_shard(folder: &Path, file: &str) -> Result<(Shard, Vec<Placed>)> {
     let path: PathBuf = folder.join(file);
+    if !path.exists() {
+        return Err(Error::input("a shard that the index names is missing")
+            .file(&path)
+            .hint("the download is incomplete; fetch the model again"));
+    }
     let mapping = Mapping::open(&path)?;
     let placed = parse_header(mapping.bytes()).map_err(|e| e.file(&path))?;
     let shard = Shard {

@@ -1,0 +1,88 @@
+//! Good recipes plan; bad ones exit with 2 and a message that names the key, the line and, where a
+//! known name is near, that name. The messages are kept as snapshots.
+//!
+//! The recipes stand in `tests/data/recipes`, each behind a line `=== NAME`. For a bad one the next
+//! line says `LINE | TEXT | TEXT`: the line that the message must point at (0 where it points at
+//! none), and what else it must say.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::fmt::Write;
+use support::Sandbox;
+
+/// A recipe of the corpus: its name and what follows.
+fn corpus(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split("=== ").skip(1).map(|entry| entry.split_once('\n').unwrap())
+}
+
+#[test]
+fn good_recipes_plan() {
+    let sandbox = Sandbox::with_trained_models();
+    let mut count = 0;
+    for (name, recipe) in corpus(include_str!("data/recipes/good.txt")) {
+        sandbox.write("recipe.yml", recipe);
+        let run = sandbox.run(&["plan", "recipe.yml"]);
+        assert_eq!(run.code, Some(0), "{name}\n{}", run.stderr);
+        assert!(run.stdout.starts_with("models\n"), "{name}");
+        count += 1;
+    }
+    assert!(count >= 14, "the corpus was not read");
+}
+
+#[test]
+fn unknown_and_missing_keys() {
+    insta::assert_snapshot!("keys", messages(include_str!("data/recipes/keys.txt")));
+}
+
+#[test]
+fn wrong_values() {
+    insta::assert_snapshot!("values", messages(include_str!("data/recipes/values.txt")));
+}
+
+#[test]
+fn wrong_layouts() {
+    insta::assert_snapshot!("layouts", messages(include_str!("data/recipes/layouts.txt")));
+}
+
+/// Recipes that are refused before they are read as YAML.
+#[test]
+fn not_a_recipe_at_all() {
+    let sandbox = Sandbox::new();
+    let mut large = b"# ".to_vec();
+    large.resize((1 << 20) + 1, b'x');
+    sandbox.write("large.yml", large);
+    sandbox.write("latin1.yml", b"merge_method: linear # caf\xe9\n");
+    std::fs::create_dir(sandbox.path("folder.yml")).unwrap();
+    let mut all = String::new();
+    for file in ["large.yml", "latin1.yml", "folder.yml"] {
+        let message = sandbox.fails(2, &["plan", file]);
+        assert!(message.contains(file), "{message}");
+        writeln!(all, "## {file}\n{message}").unwrap();
+    }
+    insta::assert_snapshot!("not_a_recipe", all);
+}
+
+/// Plans every bad recipe; checks and collects the messages.
+fn messages(text: &str) -> String {
+    let sandbox = Sandbox::with_trained_models();
+    let mut all = String::new();
+    let mut wrong = Vec::new();
+    for (name, rest) in corpus(text) {
+        let (expected, recipe) = rest.split_once('\n').unwrap();
+        let mut expected = expected.split(" | ");
+        let line = expected.next().unwrap();
+        sandbox.write("recipe.yml", recipe);
+        let message = sandbox.fails(2, &["plan", "recipe.yml"]);
+        let place = format!("recipe.yml:{line}:");
+        if line != "0" && !message.contains(&place) {
+            wrong.push(format!("{name}: no {place}\n{message}"));
+        }
+        for part in expected.filter(|part| !message.contains(part)) {
+            wrong.push(format!("{name}: no {part:?}\n{message}"));
+        }
+        writeln!(all, "## {name}\n{message}").unwrap();
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    all
+}
