@@ -41,9 +41,19 @@ impl Merge {
     /// The recipe is wrong, a model cannot be opened, or they do not fit together.
     pub fn open(recipe: &Path, options: &plan::Options) -> Result<Self> {
         let recipe = Recipe::open(recipe)?;
-        let mut models = Vec::new();
+        let mut models: Vec<Checkpoint> = Vec::new();
         for reference in recipe.references() {
             let folder = find(&recipe, reference)?;
+            let same = |other: &&Checkpoint| {
+                std::fs::canonicalize(&other.folder).ok() == std::fs::canonicalize(&folder).ok()
+            };
+            if let Some(other) = models.iter().find(same) {
+                return Err(recipe
+                    .error(reference, "two references name one model folder")
+                    .fact("model", &reference.value)
+                    .fact("also", &other.reference)
+                    .hint("write the reference in the same way everywhere"));
+            }
             models.push(Checkpoint::open(&reference.value, &folder)?);
         }
         let plan = Plan::new(&recipe, &models, options)?;
@@ -181,10 +191,12 @@ fn find(recipe: &Recipe, reference: &crate::recipe::Located<String>) -> Result<P
     if let Some(found) = tried.iter().find(|path| path.is_dir()) {
         return Ok(found.clone());
     }
+    let mut places = tried.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    places.dedup();
     let error = recipe
         .error(reference, "a model folder does not exist")
         .fact("model", &reference.value)
-        .fact("tried", format!("{}, {}", tried[0].display(), tried[1].display()));
+        .fact("tried", places.join(", "));
     Err(if tried.iter().any(|path| path.is_file()) {
         error.hint("a model is a folder with config.json and safetensors weights, not a file")
     } else {

@@ -142,7 +142,7 @@ const CODES: [(&[&str], i32, &str); 16] = [
     (&["plan", "quickstart.yml", "--shard-size", "0"], 2, "not a sensible number of bytes"),
     (&["plan", "quickstart.yml", "--shard-size", "5 parsecs"], 2, "unknown unit"),
     (&["merge", "quickstart.yml", "-o", "x", "--digests", "some"], 2, "full, outputs, none"),
-    (&["plan", "nothing.yml"], 1, "nothing.yml"),
+    (&["plan", "nothing.yml"], 2, "nothing.yml"),
     (&["inspect", "nothing"], 2, "nothing/config.json"),
     (&["methods", "tise"], 2, "did you mean `ties`?"),
     (&["merge", "quickstart.yml", "-o", "no/such/folder"], 2, "no/such/folder"),

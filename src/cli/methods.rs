@@ -54,7 +54,7 @@ fn describe(text: &mut String, method: &Method) -> std::fmt::Result {
     writeln!(text, "  {}", method.summary)?;
     writeln!(text, "  formula  {}", method.formula)?;
     writeln!(text, "  source   {}", method.reference)?;
-    writeln!(text, "  models   {}{base}", method.inputs)?;
+    writeln!(text, "  takes    {}{base}", method.inputs)?;
     writeln!(text, "  reads    its inputs {passes} times as a rule, in chunks")?;
     for param in method.params {
         let (kind, default) = (param.expectation(), param.default_text());

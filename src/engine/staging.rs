@@ -151,6 +151,11 @@ impl Staging {
 
 /// A target may be absent, an empty folder, or, with `overwrite`, an earlier output.
 fn check_target(target: &Path, overwrite: bool) -> Result<()> {
+    if target.is_file() {
+        return Err(Error::input("the output is a file, not a folder")
+            .file(target)
+            .hint("choose another path with -o"));
+    }
     let entries = match std::fs::read_dir(target) {
         Ok(entries) => entries.count(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),

@@ -68,8 +68,10 @@ impl Inputs {
 impl std::fmt::Display for Inputs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Exactly(n) => write!(f, "exactly {n}"),
-            Self::AtLeast(n) => write!(f, "at least {n}"),
+            Self::Exactly(1) => write!(f, "exactly 1 model"),
+            Self::Exactly(n) => write!(f, "exactly {n} models"),
+            Self::AtLeast(1) => write!(f, "at least 1 model"),
+            Self::AtLeast(n) => write!(f, "at least {n} models"),
         }
     }
 }

@@ -112,7 +112,7 @@ fn check_group(recipe: &Recipe, group: &Group<'_>, models: &[Checkpoint]) -> Res
             )
             .key("merge_method")
             .expected(
-                format!("{} models, the base included", method.inputs),
+                format!("{}, the base included", method.inputs),
                 format!("{} ({})", group.members.len(), names()),
             ));
     }
@@ -313,7 +313,8 @@ fn lanes(jobs: &[Job], options: &Options) -> Result<(usize, u64)> {
     if lanes == 0 {
         return Err(Error::input("the memory budget is too small for one thread")
             .key("--memory")
-            .expected(format!("at least {} bytes", fixed + lane), options.memory));
+            .expected(format!("at least {} bytes", fixed + lane), options.memory)
+            .hint("raise --memory; it does not depend on the size of the models"));
     }
     Ok((lanes as usize, fixed + lanes * lane))
 }

@@ -15,8 +15,7 @@ pub(super) fn resolve(
     let mut params = Params::default();
     let shared = [group.parameters, Some(&recipe.parameters)];
     for param in method.params.iter().filter(|param| param.scope == Scope::Shared) {
-        let missing =
-            || unset(recipe, param, placement).fact("file", format!("{}", recipe.file.display()));
+        let missing = || unset(recipe, group, param, placement);
         if let Some(value) = resolve_one(param, &shared, &placement.key, placement.t, missing)? {
             params.shared.insert(param.name, value);
         }
@@ -59,12 +58,14 @@ pub(super) fn resolve(
     Ok(params)
 }
 
-fn unset(recipe: &Recipe, param: &Param, placement: &Placement) -> Error {
+fn unset(recipe: &Recipe, group: &Group<'_>, param: &Param, placement: &Placement) -> Error {
     let method = recipe.method.name;
-    Error::input(format!("the parameter `{}` of `{method}` is not set", param.name))
+    recipe
+        .error(&group.at, format!("the parameter `{}` of `{method}` is not set", param.name))
         .key(format!("parameters.{}", param.name))
         .tensor(&placement.output)
         .fact("expected", param.expectation())
+        .hint(format!("set `{}` under `parameters` of the recipe or the slice", param.name))
 }
 
 fn resolve_one(

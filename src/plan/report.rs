@@ -93,7 +93,13 @@ impl Plan {
         )?;
         writeln!(out, "sidecars {} files, {}", self.sidecars.len(), bytes(totals.sidecars))?;
         writeln!(out, "disk     {}", bytes(totals.disk()))?;
-        writeln!(out, "memory   {} at most, with {} threads", bytes(totals.memory), self.lanes)?;
+        writeln!(
+            out,
+            "memory   {} at most, with {} thread{}",
+            bytes(totals.memory),
+            self.lanes,
+            if self.lanes == 1 { "" } else { "s" }
+        )?;
         writeln!(out, "seed     {}", self.seed)?;
         for edit in &self.config_edits {
             writeln!(out, "config   {edit}")?;

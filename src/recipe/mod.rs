@@ -119,8 +119,10 @@ impl Recipe {
     /// # Errors
     /// The file cannot be read, or the recipe is wrong; the error names key, file and line.
     pub fn open(file: &Path) -> Result<Self> {
-        let metadata =
-            std::fs::metadata(file).map_err(|e| Error::io("read the recipe", file, &e))?;
+        let metadata = std::fs::metadata(file).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::input("the recipe does not exist").file(file),
+            _ => Error::io("read the recipe", file, &e),
+        })?;
         if !metadata.is_file() {
             return Err(Error::input("the recipe is not a file").file(file));
         }

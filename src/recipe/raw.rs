@@ -125,6 +125,13 @@ fn yaml_error(file: &Path, error: &serde_yaml::Error) -> Error {
         serde_yaml::Error::SerdeMissingField { field, .. } => {
             Error::input(format!("the key `{field}` is missing")).fact("file", place).key(field)
         }
+        serde_yaml::Error::DuplicateMappingKey { key, .. } => {
+            let error = Error::input("a key stands twice").fact("file", place);
+            match key {
+                Some(key) => error.key(key),
+                None => error,
+            }
+        }
         serde_yaml::Error::MultipleDocuments { .. } => {
             Error::input("several YAML documents in one recipe are not supported yet")
                 .fact("file", place)
@@ -132,6 +139,8 @@ fn yaml_error(file: &Path, error: &serde_yaml::Error) -> Error {
         other => {
             let reason = other.to_string();
             let reason = reason.lines().next().unwrap_or_default();
+            // The place stands in a fact of its own.
+            let reason = reason.split(" at line ").next().unwrap_or(reason);
             Error::input("the recipe is not what a recipe must be")
                 .fact("file", place)
                 .fact("reason", reason)
