@@ -75,7 +75,7 @@ fn header(entries: BTreeMap<String, Value>) -> Vec<u8> {
     map.insert("__metadata__".to_string(), json!({"format": "pt"}));
     map.extend(entries);
     let mut text = Value::Object(map).to_string().into_bytes();
-    text.resize(text.len().next_multiple_of(8), b' ');
+    text.resize((text.len() + 8).next_multiple_of(4096) - 8, b' ');
     let mut header = (text.len() as u64).to_le_bytes().to_vec();
     header.extend(text);
     header
