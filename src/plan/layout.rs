@@ -69,7 +69,8 @@ fn lay_out(jobs: &mut [Job], shard: usize, count: usize) -> Result<Shard> {
     })
 }
 
-/// The header with its length prefix: sorted names, padded with spaces to 8 bytes.
+/// The header with its length prefix: sorted names, padded with spaces so that the data starts on a
+/// page.
 fn header(entries: BTreeMap<String, Value>) -> Vec<u8> {
     let mut map = Map::new();
     map.insert("__metadata__".to_string(), json!({"format": "pt"}));
