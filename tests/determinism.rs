@@ -36,8 +36,7 @@ fn models(sandbox: &Sandbox) {
 /// A recipe for a row of `cognate methods --json`, by what the row says of itself.
 fn recipe(method: &Value) -> String {
     let name = method["name"].as_str().unwrap();
-    let models = method["models"].as_str().unwrap();
-    let count = models.strip_prefix("exactly ").map_or(3, |n| n.parse().unwrap());
+    let count = method["models"]["max"].as_u64().map_or(3, |most| most as usize);
     let based = method["base_required"].as_bool().unwrap();
     let mut text = format!("merge_method: {name}\nmodels:\n");
     for model in usize::from(based)..count {

@@ -2,7 +2,7 @@
 
 use super::{print, print_json};
 use clap::Args as ClapArgs;
-use cognate::methods::{Base, METHODS, Method, Reads, Scope};
+use cognate::methods::{Base, Inputs, METHODS, Method, Reads, Scope};
 use cognate::{Error, Result};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -71,12 +71,16 @@ fn describe(text: &mut String, method: &Method) -> std::fmt::Result {
 
 fn row(method: &Method) -> Value {
     let Reads::Stream { passes, .. } = method.reads;
+    let (least, most) = match method.inputs {
+        Inputs::Exactly(count) => (count, Some(count)),
+        Inputs::AtLeast(count) => (count, None),
+    };
     json!({
         "name": method.name,
         "summary": method.summary,
         "formula": method.formula,
         "reference": method.reference,
-        "models": method.inputs.to_string(),
+        "models": {"min": least, "max": most},
         "base_required": method.base == Base::Required,
         "passes": passes,
         "parameters": method.params.iter().map(|param| json!({
