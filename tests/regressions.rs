@@ -145,7 +145,7 @@ fn indices() {
         ("no map", b"{}", Err("weight_map")),
         ("a list", br#"{"weight_map":["x"]}"#, Err("not valid")),
         ("a number", br#"{"weight_map":{"a":1}}"#, Err("not valid")),
-        ("two maps", br#"{"weight_map":{"a":"x"},"weight_map":{"a":"x"}}"#, Err("stands twice")),
+        ("two maps", br#"{"weight_map":{"a":"x"},"weight_map":{"a":"x"}}"#, Err("duplicate")),
         ("not UTF-8", b"{\"weight_map\":{\"a\":\"\xff\"}}", Err("not valid")),
         ("half a surrogate pair", br#"{"weight_map":{"a":"\ud800"}}"#, Err("not valid")),
         ("deep", deep.as_bytes(), Err("not valid")),
