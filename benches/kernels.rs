@@ -25,7 +25,7 @@ fn kernels(criterion: &mut Criterion) {
             });
             let mut out = vec![0.0; TILE];
             group.bench_function(format!("decode {}", float.name()), |b| {
-                b.iter(|| kernels.decode(float, black_box(&bytes), &mut out));
+                b.iter(|| kernels.decode(float, black_box(&bytes), &[], &mut out));
             });
         }
         let mut out = y.clone();
@@ -36,6 +36,9 @@ fn kernels(criterion: &mut Criterion) {
         group.bench_function("drop_random", |b| {
             let mut out = x.clone();
             b.iter(|| kernels.drop_random(stream, 0, 1 << 31, 1.0, black_box(&mut out)));
+        });
+        group.bench_function("l1_and_kept", |b| {
+            b.iter(|| kernels.l1_and_kept(stream, 0, 1 << 31, black_box(&x)));
         });
         let range = 0.5_f32.to_bits()..0.51_f32.to_bits();
         let mut bins = vec![0; 1 << 19];

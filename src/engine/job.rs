@@ -1,7 +1,9 @@
 //! Runs one job: the method's reductions, then its map over every chunk, written and hashed hot.
 
+use super::blocks::Block;
 use super::digests::{Digest, Digests};
-use super::staging::ShardFiles;
+use super::shard_files::{Queue, Unwritten};
+
 use super::{CHUNK, Lanes, NanPolicy, Progress, TensorIo};
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, Stream};
@@ -9,40 +11,23 @@ use crate::methods::{Map, Threshold};
 use crate::model::{Checkpoint, Float, Source};
 use crate::plan::{Input, Job, Plan};
 use sha2::{Digest as _, Sha256};
-use std::sync::Mutex;
+use std::sync::Arc;
 
 /// What the jobs of a run share.
 pub(super) struct Context<'a> {
     pub(super) plan: &'a Plan,
     pub(super) models: &'a [Checkpoint],
-    pub(super) files: &'a ShardFiles,
+    pub(super) output: Queue<'a>,
     /// Digests of the inputs; none where they are not asked for.
     pub(super) digests: Option<&'a Digests>,
     pub(super) hash_outputs: bool,
     pub(super) kernels: Kernels,
     pub(super) nan: NanPolicy,
     pub(super) progress: &'a Progress,
-    /// Output buffers for reuse.
-    pub(super) buffers: Mutex<Vec<Vec<u8>>>,
 }
 
 /// Chunks whose pages are given back at a time.
 const RELEASE_EVERY: usize = 8;
-
-/// The bytes of one output chunk.
-enum Bytes<'a> {
-    Stored(&'a [u8]),
-    Made(Vec<u8>),
-}
-
-impl Bytes<'_> {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Stored(bytes) => bytes,
-            Self::Made(bytes) => bytes,
-        }
-    }
-}
 
 /// A running hash: of the output, or of an input that this job claimed.
 struct Hash<'a> {
@@ -98,7 +83,8 @@ impl Context<'_> {
         let io = self.io(job, &inputs, &streams, lanes).with_thresholds(thresholds);
         let map = (job.method.prepare)(&io, &job.params)?;
         let mut hashes = self.hashes(job, &inputs);
-        let mut made: Vec<Bytes<'_>> = Vec::new();
+        let unwritten = Unwritten::default();
+        let mut made: Vec<Arc<Block>> = Vec::new();
         let mut hashed = 0..0;
         let mut next = 0;
         while next < io.chunks() || !made.is_empty() {
@@ -107,8 +93,12 @@ impl Context<'_> {
             let done = std::mem::take(&mut made);
             let (written, ()) = lanes.both(
                 || {
-                    lanes
-                        .collect(window.clone(), |chunk| self.chunk(job, &io, &inputs, &map, chunk))
+                    lanes.collect(window.clone(), |chunk| {
+                        let block = Arc::new(self.chunk(job, &io, &inputs, &map, chunk)?);
+                        self.output.write(job.shard, Arc::clone(&block), &unwritten)?;
+                        self.progress.advance(block.bytes().len() as u64);
+                        Ok(block)
+                    })
                 },
                 || hash(lanes, &mut hashes, &io, hashed.clone(), &done),
             );
@@ -125,6 +115,9 @@ impl Context<'_> {
                 }
                 _ => digest = Some(value),
             }
+        }
+        if let Some(digest) = digest {
+            self.output.record(unwritten, &job.output.name, digest);
         }
         Ok(digest)
     }
@@ -146,15 +139,15 @@ impl Context<'_> {
         hashes
     }
 
-    /// Makes a chunk of the output and writes it.
-    fn chunk<'a>(
+    /// Makes a chunk of the output.
+    fn chunk(
         &self,
         job: &Job,
-        io: &TensorIo<'a>,
-        inputs: &[&'a dyn Source],
+        io: &TensorIo<'_>,
+        inputs: &[&dyn Source],
         map: &Map,
         chunk: usize,
-    ) -> Result<Bytes<'a>> {
+    ) -> Result<Block> {
         let bits = job.output.dtype.bitsize();
         let range = io.chunk_range(chunk);
         let (first, end) = (range.start * bits / 8, (range.end * bits).div_ceil(8));
@@ -164,52 +157,49 @@ impl Context<'_> {
             }
             _ => None,
         };
-        let bytes = match (stored, job.output.float()) {
+        let mut block = self.output.block(job.offset + first as u64, end - first);
+        match (stored, job.output.float()) {
             (Some(stored), float) => {
                 if float.is_some() {
                     io.map_chunk(map, chunk, |_, _| Ok(()))?;
                 }
-                Bytes::Stored(&stored[first..end])
+                block.bytes_mut().copy_from_slice(&stored[first..end]);
             }
-            (None, Some(float)) => Bytes::Made(self.encode(float, io, map, chunk)?),
+            (None, Some(float)) => self.encode(float, io, map, chunk, block.bytes_mut())?,
             (None, None) => {
                 return Err(Error::internal("arithmetic was planned for a dtype that has none"));
             }
-        };
-        self.files.write(job.shard, job.offset + first as u64, bytes.as_slice())?;
-        self.progress.advance(bytes.as_slice().len() as u64);
-        Ok(bytes)
+        }
+        Ok(block)
     }
 
     /// Computes a chunk and encodes it tile by tile.
-    fn encode(&self, float: Float, io: &TensorIo<'_>, map: &Map, chunk: usize) -> Result<Vec<u8>> {
+    fn encode(
+        &self,
+        float: Float,
+        io: &TensorIo<'_>,
+        map: &Map,
+        chunk: usize,
+        bytes: &mut [u8],
+    ) -> Result<()> {
         let range = io.chunk_range(chunk);
-        let mut bytes =
-            self.buffers.lock().ok().and_then(|mut pool| pool.pop()).unwrap_or_default();
-        bytes.resize(range.len() * float.size(), 0);
         io.map_chunk(map, chunk, |start, values| {
             let at = (start - range.start) * float.size();
             let end = at + values.len() * float.size();
             self.kernels.encode(float, values, &mut bytes[at..end]);
             Ok(())
-        })?;
-        Ok(bytes)
+        })
     }
 
-    /// Takes buffers back for reuse, and gives the inputs' pages back.
+    /// Takes blocks back for reuse, and gives the inputs' pages back.
     fn give_back(
         &self,
         io: &TensorIo<'_>,
         inputs: &[&dyn Source],
         chunks: std::ops::Range<usize>,
-        done: Vec<Bytes<'_>>,
+        done: Vec<Arc<Block>>,
     ) {
-        if let Ok(mut pool) = self.buffers.lock() {
-            pool.extend(done.into_iter().filter_map(|bytes| match bytes {
-                Bytes::Made(buffer) => Some(buffer),
-                Bytes::Stored(_) => None,
-            }));
-        }
+        done.into_iter().for_each(|block| self.output.give_back(block));
         let group = |chunk: usize| chunk / RELEASE_EVERY;
         let last = chunks.end == io.chunks();
         if !chunks.is_empty() && (last || group(chunks.end) != group(chunks.start)) {
@@ -228,14 +218,14 @@ fn hash(
     hashes: &mut [Hash<'_>],
     io: &TensorIo<'_>,
     chunks: std::ops::Range<usize>,
-    made: &[Bytes<'_>],
+    made: &[Arc<Block>],
 ) {
     if chunks.is_empty() {
         return;
     }
     let elements = io.chunk_range(chunks.start).start..io.chunk_range(chunks.end - 1).end;
     let feed = |hash: &mut Hash<'_>| match hash.input {
-        None => made.iter().for_each(|bytes| hash.state.update(bytes.as_slice())),
+        None => made.iter().for_each(|block| hash.state.update(block.bytes())),
         Some((_, source)) => {
             let bits = source.spec().dtype.bitsize();
             let stored = source.stored().unwrap_or_default();

@@ -82,14 +82,17 @@ impl Lanes {
         }
     }
 
-    /// Runs both, at the same time where there are threads for it.
+    /// Runs both, at the same time where there are threads for it, and `b` first where not.
     pub(crate) fn both<A: Send, B: Send>(
         self,
         a: impl FnOnce() -> A + Send,
         b: impl FnOnce() -> B + Send,
     ) -> (A, B) {
         match self {
-            Self::One => (a(), b()),
+            Self::One => {
+                let b = b();
+                (a(), b)
+            }
             Self::Pool => rayon::join(a, b),
         }
     }

@@ -1,11 +1,13 @@
 //! Runs a plan: reads chunks, applies the methods' maps, writes the staged output, digests both.
 
+mod blocks;
 mod digests;
 mod job;
 mod lanes;
 mod model_io;
 mod progress;
 mod run;
+mod shard_files;
 mod staging;
 mod tensor_io;
 
@@ -30,7 +32,7 @@ pub const TILE: usize = 1 << 12;
 
 /// The version of everything that decides output bytes. Bumped whenever the same recipe, inputs and
 /// seed would give other bytes.
-pub const NUMERICS: u32 = 1;
+pub const NUMERICS: u32 = 2;
 
 /// Memory a run takes besides its lanes: headers, plan, hashing and I/O buffers.
 pub const FIXED_BYTES: u64 = 48 << 20;

@@ -2,7 +2,7 @@
 
 use super::digests::{Digest, DigestMode, Digests};
 use super::job::Context;
-use super::staging::ShardFiles;
+use super::shard_files::{ShardFiles, WRITERS};
 use super::{CHUNK, Lanes, ModelIo, NanPolicy, Progress, Staging};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 /// How to run a plan.
 pub struct RunOptions {
@@ -54,28 +54,30 @@ pub fn run(
         .thread_name(|i| format!("merge-{i}"))
         .build()
         .map_err(|e| Error::internal(format!("cannot start threads: {e}")))?;
-    let (files, requests) = ShardFiles::create(staging, &plan.shards)?;
+    let files = ShardFiles::create(staging, &plan.shards)?;
     let digests = (options.digests == DigestMode::Full)
         .then(|| Digests::new(models, options.cache.as_deref()));
-    let context = Context {
-        plan,
-        models,
-        files: &files,
-        digests: digests.as_ref(),
-        hash_outputs: options.digests != DigestMode::None,
-        kernels: options.kernels,
-        nan: if options.allow_nan { NanPolicy::Keep } else { NanPolicy::Refuse },
-        progress: &options.progress,
-        buffers: Mutex::new(Vec::new()),
-    };
     options.progress.begin(plan.totals.write);
-    let (outputs, resumed) = std::thread::scope(|scope| {
-        let files = &files;
-        scope.spawn(move || files.flush_in_background(&requests));
-        // Ends the flushing even if a job panics; the scope would wait for it for ever.
-        let _end = EndOfWriting(files);
+    let (queue, queued) = files.queue();
+    let done = std::thread::scope(|scope| {
+        for _ in 0..WRITERS {
+            scope.spawn(|| files.write_queued(&queued));
+        }
+        // Dropped at the end of this closure, even by a panic, which ends the writers.
+        let context = Context {
+            plan,
+            models,
+            output: queue,
+            digests: digests.as_ref(),
+            hash_outputs: options.digests != DigestMode::None,
+            kernels: options.kernels,
+            nan: if options.allow_nan { NanPolicy::Keep } else { NanPolicy::Refuse },
+            progress: &options.progress,
+        };
         pool.install(|| run_jobs(&context, staging))
-    })?;
+    });
+    files.written()?;
+    let (outputs, resumed) = done?;
     if let Some(digests) = &digests {
         pool.install(|| digests.complete(models))?;
         if let Some(cache) = &options.cache {
@@ -95,15 +97,6 @@ pub fn run(
     Ok(Outcome { outputs, inputs: inputs.collect(), resumed })
 }
 
-/// Ends the background flushing when it is dropped.
-struct EndOfWriting<'a>(&'a ShardFiles);
-
-impl Drop for EndOfWriting<'_> {
-    fn drop(&mut self) {
-        self.0.finish_writing();
-    }
-}
-
 /// Runs every job that an interrupted run has not done; returns the digests in job order.
 fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Digest>>, usize)> {
     let jobs = &context.plan.jobs;
@@ -119,9 +112,6 @@ fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Dige
         }
         let thresholds = surveyed.get(&at).map(Vec::as_slice);
         let digest = context.run(&jobs[at], lanes, thresholds)?;
-        if let Some(digest) = &digest {
-            staging.record(&jobs[at].output.name, digest)?;
-        }
         let _ = slots[at].set(digest);
         Ok(())
     };
@@ -192,7 +182,7 @@ fn still_there(
     let mut offset = job.offset;
     while left > 0 {
         let now = left.min(buffer.len());
-        context.files.read(job.shard, offset, &mut buffer[..now])?;
+        context.output.files().read(job.shard, offset, &mut buffer[..now])?;
         hasher.update(&buffer[..now]);
         left -= now;
         offset += now as u64;

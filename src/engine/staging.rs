@@ -6,21 +6,15 @@
 
 use super::digests::{Digest, hex, unhex};
 use crate::error::{Error, Result};
-use crate::plan::Shard;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
 
 /// Files of the staging folder that are no part of the output.
 const LOCK: &str = ".lock";
 const JOURNAL: &str = ".journal";
-
-/// Bytes written before their write-back is started.
-const FLUSH_EVERY: u64 = 128 << 20;
 
 /// A staged output folder.
 #[derive(Debug)]
@@ -238,93 +232,4 @@ fn empty(folder: &Path) -> Result<()> {
         removed.map_err(failed)?;
     }
     Ok(())
-}
-
-/// The output's shards, open for writing at any offset by any thread.
-pub(super) struct ShardFiles {
-    files: Vec<(PathBuf, File)>,
-    written: AtomicU64,
-    flush: Mutex<Option<Sender<()>>>,
-}
-
-impl ShardFiles {
-    /// Creates the shards at their full size with their headers; those of an interrupted merge keep
-    /// their bytes.
-    pub(super) fn create(staging: &Staging, shards: &[Shard]) -> Result<(Self, Receiver<()>)> {
-        let mut files = Vec::new();
-        for shard in shards {
-            let path = staging.folder.join(&shard.file);
-            let failed = |e: std::io::Error| Error::io("create a shard", &path, &e);
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .read(true)
-                .write(true)
-                .open(&path)
-                .map_err(failed)?;
-            file.set_len(shard.size).map_err(failed)?;
-            write_at(&file, &shard.header, 0).map_err(failed)?;
-            files.push((path, file));
-        }
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let files = Self { files, written: AtomicU64::new(0), flush: Mutex::new(Some(sender)) };
-        Ok((files, receiver))
-    }
-
-    /// Writes bytes at an offset of a shard.
-    pub(super) fn write(&self, shard: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        let (path, file) = &self.files[shard];
-        write_at(file, bytes, offset).map_err(|e| Error::io("write a shard", path, &e))?;
-        let before = self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if before / FLUSH_EVERY != (before + bytes.len() as u64) / FLUSH_EVERY
-            && let Ok(flush) = self.flush.lock()
-            && let Some(flush) = flush.as_ref()
-        {
-            let _ = flush.send(());
-        }
-        Ok(())
-    }
-
-    /// Reads bytes of a shard back.
-    pub(super) fn read(&self, shard: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
-        let (path, file) = &self.files[shard];
-        read_at(file, bytes, offset).map_err(|e| Error::io("read a staged shard", path, &e))
-    }
-
-    /// Starts write-back whenever enough is written, until [`ShardFiles::finish_writing`]; so that
-    /// the disk works while the merge does, and the last sync is short. Errors come up at the last
-    /// sync.
-    pub(super) fn flush_in_background(&self, requests: &Receiver<()>) {
-        while requests.recv().is_ok() {
-            while requests.try_recv().is_ok() {}
-            for (_, file) in &self.files {
-                let _ = file.sync_data();
-            }
-        }
-    }
-
-    /// Ends the background flushing.
-    pub(super) fn finish_writing(&self) {
-        if let Ok(mut flush) = self.flush.lock() {
-            flush.take();
-        }
-    }
-
-    /// Syncs every shard.
-    pub(super) fn sync(&self) -> Result<()> {
-        for (path, file) in &self.files {
-            file.sync_all().map_err(|e| Error::io("sync a shard", path, &e))?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(unix)]
-fn write_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(unix)]
-fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
 }

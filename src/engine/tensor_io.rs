@@ -185,8 +185,9 @@ impl<'a> TensorIo<'a> {
             for (input, sample) in self.inputs.iter().zip(&mut samples) {
                 let at = sample.len();
                 sample.resize(at + length, 0.0);
-                input.read(start, &mut sample[at..])?;
-                self.zero_nan(&mut sample[at..]);
+                if input.read(start, &mut sample[at..])? && self.nan == NanPolicy::Keep {
+                    zero_nan(&mut sample[at..]);
+                }
             }
         }
         Ok(samples)
@@ -227,23 +228,15 @@ impl<'a> TensorIo<'a> {
         chunk: usize,
         mut body: impl FnMut(usize, &mut [Vec<f32>]),
     ) -> Result<()> {
-        self.read_chunk(chunk, |start, inputs| {
-            for input in inputs.iter_mut() {
-                self.zero_nan(input);
+        // A kept NaN counts as 0. A refused one needs no care: the run fails when its element is
+        // mapped.
+        self.read_chunk(chunk, |start, inputs, any_nan| {
+            if any_nan && self.nan == NanPolicy::Keep {
+                inputs.iter_mut().for_each(|input| zero_nan(input));
             }
             body(start, inputs);
             Ok(())
         })
-    }
-
-    /// In reductions a kept NaN counts as 0. A refused one needs no care: the run fails when its
-    /// element is mapped.
-    fn zero_nan(&self, values: &mut [f32]) {
-        if self.nan == NanPolicy::Keep && self.kernels.has_nan(values) {
-            for value in values.iter_mut().filter(|value| value.is_nan()) {
-                *value = 0.0;
-            }
-        }
     }
 
     /// Applies a map to a chunk tile by tile; `sink` gets the index of a tile's first element and
@@ -255,9 +248,9 @@ impl<'a> TensorIo<'a> {
         mut sink: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let mut out = vec![0.0; TILE];
-        self.read_chunk(chunk, |start, inputs| {
+        self.read_chunk(chunk, |start, inputs, any_nan| {
             let out = &mut out[..inputs.first().map_or(0, Vec::len)];
-            let nans = self.find_nans(start, inputs)?;
+            let nans = if any_nan { self.find_nans(start, inputs)? } else { Vec::new() };
             match map {
                 Map::Copy(input) => out.copy_from_slice(&inputs[*input]),
                 Map::Elements(map) => map(start, inputs, out),
@@ -274,15 +267,13 @@ impl<'a> TensorIo<'a> {
     fn find_nans(&self, start: usize, tiles: &[Vec<f32>]) -> Result<Vec<usize>> {
         let mut found = Vec::new();
         for (source, tile) in self.inputs.iter().zip(tiles) {
-            if !self.kernels.has_nan(tile) {
-                continue;
-            }
-            let nans = tile.iter().enumerate().filter(|(_, x)| x.is_nan()).map(|(i, _)| i);
+            let mut nans = tile.iter().enumerate().filter(|(_, x)| x.is_nan()).map(|(i, _)| i);
             if self.nan == NanPolicy::Keep {
                 found.extend(nans);
                 continue;
             }
-            let element = start + nans.min().unwrap_or(0);
+            let Some(first) = nans.next() else { continue };
+            let element = start + first;
             let error = Error::input("an input holds a NaN");
             let error = match source.origin() {
                 Some(file) => error.file(file),
@@ -307,11 +298,11 @@ impl<'a> TensorIo<'a> {
         }
     }
 
-    /// Reads a chunk tile by tile.
+    /// Reads a chunk tile by tile; `body` also learns whether any input of the tile has a NaN.
     fn read_chunk(
         &self,
         chunk: usize,
-        mut body: impl FnMut(usize, &mut [Vec<f32>]) -> Result<()>,
+        mut body: impl FnMut(usize, &mut [Vec<f32>], bool) -> Result<()>,
     ) -> Result<()> {
         let range = self.chunk_range(chunk);
         if chunk.is_multiple_of(AHEAD) {
@@ -321,13 +312,18 @@ impl<'a> TensorIo<'a> {
         let mut start = range.start;
         while start < range.end {
             let length = TILE.min(range.end - start);
+            let mut any_nan = false;
             for (input, buffer) in self.inputs.iter().zip(&mut buffers) {
                 buffer.truncate(length);
-                input.read(start, buffer)?;
+                any_nan |= input.read(start, buffer)?;
             }
-            body(start, &mut buffers)?;
+            body(start, &mut buffers, any_nan)?;
             start += length;
         }
         Ok(())
     }
+}
+
+fn zero_nan(values: &mut [f32]) {
+    values.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = 0.0);
 }

@@ -1,26 +1,53 @@
 //! Stored floats to f32 and back. bf16 is the upper half of a binary32; f16 is IEEE binary16.
 
+use super::LANES;
+use super::dispatch::prefetch;
+use super::magnitude::pattern;
 use crate::model::Float;
 
 #[inline(always)]
-pub(super) fn decode(float: Float, bytes: &[u8], out: &mut [f32]) {
+pub(super) fn decode(float: Float, bytes: &[u8], next: &[u8], out: &mut [f32]) -> bool {
     match float {
-        Float::F32 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                *out = f32::from_le_bytes(*bytes);
-            }
-        }
-        Float::BF16 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
-            }
-        }
-        Float::F16 => {
-            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *out = from_f16(u16::from_le_bytes(*bytes));
-            }
-        }
+        Float::F32 => decode_lines::<4, 16>(bytes, next, out, f32::from_le_bytes),
+        Float::BF16 => decode_lines::<2, 32>(bytes, next, out, from_bf16),
+        Float::F16 => decode_lines::<2, 32>(bytes, next, out, from_f16),
     }
+}
+
+/// Decodes a cache line at a time, and asks for one of `next` with each: the inputs are read tile
+/// by tile in turn, which is too short a run for the processor to see ahead by itself.
+#[inline(always)]
+fn decode_lines<const SIZE: usize, const PER_LINE: usize>(
+    bytes: &[u8],
+    next: &[u8],
+    out: &mut [f32],
+    from: impl Fn([u8; SIZE]) -> f32,
+) -> bool {
+    // The largest magnitude pattern of each lane: that of a NaN is above that of infinity.
+    let mut largest = [0; LANES];
+    let (elements, _) = bytes.as_chunks::<SIZE>();
+    let (lines, rest) = out.as_chunks_mut::<PER_LINE>();
+    let (stored, stored_rest) = elements.as_chunks::<PER_LINE>();
+    for (line, (out, stored)) in lines.iter_mut().zip(stored).enumerate() {
+        if let Some(byte) = next.get(line * SIZE * PER_LINE) {
+            prefetch(byte);
+        }
+        let mut values = [0.0; PER_LINE];
+        for i in 0..PER_LINE {
+            values[i] = from(stored[i]);
+        }
+        for row in values.as_chunks::<LANES>().0 {
+            for lane in 0..LANES {
+                largest[lane] = pattern(row[lane]).max(largest[lane]);
+            }
+        }
+        *out = values;
+    }
+    for (i, (out, stored)) in rest.iter_mut().zip(stored_rest).enumerate() {
+        *out = from(*stored);
+        largest[i % LANES] = pattern(*out).max(largest[i % LANES]);
+    }
+    largest.into_iter().any(|pattern| pattern > f32::INFINITY.to_bits())
 }
 
 #[inline(always)]
@@ -46,14 +73,15 @@ pub(super) fn encode(float: Float, values: &[f32], bytes: &mut [u8]) {
 }
 
 #[inline(always)]
-pub(super) fn has_nan(values: &[f32]) -> bool {
-    values.iter().fold(0, |any, x| any | u32::from(x.is_nan())) != 0
+fn from_bf16(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
 }
 
 /// Exponent and mantissa move into place, and one exact multiplication by 2^112 rebiases the
 /// exponent, for subnormals too.
 #[inline(always)]
-fn from_f16(half: u16) -> f32 {
+fn from_f16(bytes: [u8; 2]) -> f32 {
+    let half = u16::from_le_bytes(bytes);
     let sign = u32::from(half & 0x8000) << 16;
     let rest = u32::from(half & 0x7fff) << 13;
     let finite = (f32::from_bits(rest) * f32::from_bits(0x7780_0000)).to_bits();

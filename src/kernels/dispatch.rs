@@ -89,6 +89,19 @@ impl Kernels {
     }
 }
 
+/// Asks for the cache line of a byte that will be read soon.
+#[inline(always)]
+pub(super) fn prefetch(line: &u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch changes nothing but the caches, and the address is that of a
+        // reference; SSE, which it is part of, is in the baseline of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) };
+    }
+    let _ = line;
+}
+
 macro_rules! kernels {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $body:path;)*) => {
         impl Kernels {$(
@@ -121,12 +134,11 @@ macro_rules! kernels {
 
 kernels! {
     /// Decodes little-endian stored floats; `bytes` holds exactly `out.len()` elements. Exact.
-    fn decode(float: Float, bytes: &[u8], out: &mut [f32]) = convert::decode;
+    /// `next` is what will be decoded next: its cache lines are asked for. Whether any value is NaN.
+    fn decode(float: Float, bytes: &[u8], next: &[u8], out: &mut [f32]) -> bool = convert::decode;
     /// Encodes to little-endian stored floats, rounding to nearest even; a NaN becomes the
     /// positive quiet NaN without payload. `bytes` has room for exactly `values.len()` elements.
     fn encode(float: Float, values: &[f32], bytes: &mut [u8]) = convert::encode;
-    /// Whether any value is NaN.
-    fn has_nan(values: &[f32]) -> bool = convert::has_nan;
     /// `out = weight · x`.
     fn scale(weight: f32, x: &[f32], out: &mut [f32]) = combine::scale;
     /// `out += weight · x`, one rounding for the product and one for the sum.
@@ -149,11 +161,12 @@ kernels! {
     /// Zeroes what lies below the threshold: keeps magnitudes above `pattern`, and of those equal
     /// to it the first `ties` positions of the slice.
     fn trim(pattern: u32, ties: usize, x: &mut [f32]) = sparsify::trim;
-    /// Bernoulli mask: keeps element `start + i` iff its random word is below `keep`, times
-    /// `rescale`; zeroes the rest. `start` is a multiple of 64.
+    /// Bernoulli mask: keeps element `start + i` iff its random number is below `keep`, times
+    /// `rescale`; zeroes the rest. `start` is a multiple of 128.
     fn drop_random(stream: Stream, start: usize, keep: u32, rescale: f32, x: &mut [f32]) = sparsify::drop_random;
-    /// `Σ |x|` over the elements that [`Kernels::drop_random`] keeps, in f64 by lanes.
-    fn kept_l1(stream: Stream, start: usize, keep: u32, x: &[f32]) -> f64 = sparsify::kept_l1;
+    /// `Σ |x|` over all elements, and over those that [`Kernels::drop_random`] keeps; both in f64 as
+    /// in [`Kernels::l1`].
+    fn l1_and_kept(stream: Stream, start: usize, keep: u32, x: &[f32]) -> [f64; 2] = sparsify::l1_and_kept;
     /// Elects the sign of the summed weighted deltas per element and merges the deltas that agree:
     /// `out = base + lambda · Σ agreeing / divisor`, where the divisor is the sum of the agreeing
     /// weights (1 where that is 0) or, without `weights`, 1.

@@ -1,8 +1,11 @@
-//! Philox4x32-10: random words as a function of (stream, element), in any order.
+//! Philox4x32-10: random numbers as a function of (stream, element), in any order.
 //!
 //! Salmon, Moraes, Dror, Shaw: "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011. A block of
-//! the generator yields four words; sixteen blocks are computed side by side and give the words of
-//! 64 consecutive elements: element `64·g + 16·w + b` takes word `w` of block `16·g + b`.
+//! the generator yields four words; sixteen blocks are computed side by side. An element's number
+//! has 32 bits: with `h` 0 or 1, `w` below 4 and `b` below 16, element `128·g + 64·h + 16·w + b`
+//! has half `h` (0 is the lower) of word `w` of block `16·g + b` as its upper half, and the same
+//! half of block `2⁶³ + 16·g + b` as its lower one. The second is computed only where the first
+//! does not decide a comparison, about once in 500 groups.
 
 /// Names one stream of random words: the generator's key and the upper half of its counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,16 +18,43 @@ pub struct Stream {
 
 /// Blocks computed side by side.
 const BLOCKS: usize = 16;
-/// Elements whose words are computed together.
-pub(super) const GROUP: usize = 4 * BLOCKS;
+/// Words of sixteen blocks.
+const WORDS: usize = 4 * BLOCKS;
+/// Elements whose numbers are computed together.
+pub(super) const GROUP: usize = 2 * WORDS;
+/// Where the blocks of the lower halves begin, in groups.
+const LOWER_HALVES: u64 = (1 << 63) / BLOCKS as u64;
 
 const MULTIPLIERS: [u64; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 impl Stream {
-    /// The words of elements `64·group .. 64·group + 64`.
+    /// The upper halves of the numbers of elements `128·group .. 128·group + 128`, where these are
+    /// enough to tell which numbers are below `limit`: those whose half is below that of `limit`.
     #[inline(always)]
-    pub(super) fn words(self, group: u64) -> [u32; GROUP] {
+    pub(super) fn upper_halves(self, group: u64, limit: u32) -> Option<[u32; GROUP]> {
+        let halves = halves(self.words(group));
+        let mut undecided = 0;
+        for half in halves {
+            undecided |= u32::from(half == limit >> 16);
+        }
+        // A number with the same upper half is not below a limit whose lower half is 0.
+        (undecided == 0 || limit & 0xffff == 0).then_some(halves)
+    }
+
+    /// The numbers of elements `128·group .. 128·group + 128`.
+    pub(super) fn numbers(self, group: u64) -> [u32; GROUP] {
+        let upper = halves(self.words(group));
+        let mut numbers = halves(self.words(LOWER_HALVES + group));
+        for (number, upper) in numbers.iter_mut().zip(upper) {
+            *number |= upper << 16;
+        }
+        numbers
+    }
+
+    /// The words of sixteen blocks from block `16·group` on: word `w` of block `b` is at `16·w + b`.
+    #[inline(always)]
+    fn words(self, group: u64) -> [u32; WORDS] {
         // A word in the low half of a u64, whatever the upper half holds: what the widening
         // multiplication of vector units reads and writes.
         let low = |word: u64| word & 0xffff_ffff;
@@ -49,7 +79,7 @@ impl Stream {
             key[0] = key[0].wrapping_add(KEY_STEPS[0]);
             key[1] = key[1].wrapping_add(KEY_STEPS[1]);
         }
-        let mut words = [0; GROUP];
+        let mut words = [0; WORDS];
         for (words, c) in words.as_chunks_mut::<BLOCKS>().0.iter_mut().zip(&c) {
             for b in 0..BLOCKS {
                 words[b] = c[b] as u32;
@@ -57,6 +87,17 @@ impl Stream {
         }
         words
     }
+}
+
+/// The lower halves of all words, then the upper ones.
+#[inline(always)]
+fn halves(words: [u32; WORDS]) -> [u32; GROUP] {
+    let mut halves = [0; GROUP];
+    for i in 0..WORDS {
+        halves[i] = words[i] & 0xffff;
+        halves[WORDS + i] = words[i] >> 16;
+    }
+    halves
 }
 
 #[cfg(test)]

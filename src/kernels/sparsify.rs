@@ -35,38 +35,61 @@ pub(super) fn drop_random(stream: Stream, start: usize, keep: u32, rescale: f32,
 
 #[inline(always)]
 fn drop_group(stream: Stream, group: u64, keep: u32, rescale: f32, x: &mut [f32; GROUP]) {
-    let words = stream.words(group);
+    match stream.upper_halves(group, keep) {
+        Some(halves) => select(&halves, keep >> 16, rescale, x),
+        None => drop_undecided(stream, group, keep, rescale, x),
+    }
+}
+
+/// Rare, and apart, so that the common case stays in registers.
+#[cold]
+#[inline(never)]
+fn drop_undecided(stream: Stream, group: u64, keep: u32, rescale: f32, x: &mut [f32; GROUP]) {
+    select(&stream.numbers(group), keep, rescale, x);
+}
+
+#[inline(always)]
+fn select(numbers: &[u32; GROUP], limit: u32, rescale: f32, x: &mut [f32; GROUP]) {
     for i in 0..GROUP {
-        x[i] = if words[i] < keep { x[i] * rescale } else { 0.0 };
+        x[i] = if numbers[i] < limit { x[i] * rescale } else { 0.0 };
     }
 }
 
 #[inline(always)]
-pub(super) fn kept_l1(stream: Stream, start: usize, keep: u32, x: &[f32]) -> f64 {
+pub(super) fn l1_and_kept(stream: Stream, start: usize, keep: u32, x: &[f32]) -> [f64; 2] {
     debug_assert!(start.is_multiple_of(GROUP));
     let first = (start / GROUP) as u64;
-    let mut lanes = [0.0; LANES];
+    let mut sums = [[0.0; LANES]; 2];
     let (full, rest) = x.as_chunks::<GROUP>();
     for (group, x) in (first..).zip(full) {
-        add_kept(stream, group, keep, x, &mut lanes);
+        add_group(stream, group, keep, x, &mut sums);
     }
     if !rest.is_empty() {
-        add_kept(stream, first + full.len() as u64, keep, &padded(rest), &mut lanes);
+        add_group(stream, first + full.len() as u64, keep, &padded(rest), &mut sums);
     }
-    fold(lanes)
+    [fold(sums[0]), fold(sums[1])]
 }
 
-/// A group is four rows of sixteen lanes.
 #[inline(always)]
-fn add_kept(stream: Stream, group: u64, keep: u32, x: &[f32; GROUP], lanes: &mut [f64; LANES]) {
-    let words = stream.words(group);
-    let mut kept = [0.0; GROUP];
-    for i in 0..GROUP {
-        kept[i] = if words[i] < keep { x[i].abs() } else { 0.0 };
-    }
-    for row in kept.as_chunks::<LANES>().0 {
+fn add_group(
+    stream: Stream,
+    group: u64,
+    keep: u32,
+    x: &[f32; GROUP],
+    [all, kept]: &mut [[f64; LANES]; 2],
+) {
+    let mut left = *x;
+    drop_group(stream, group, keep, 1.0, &mut left);
+    add_magnitudes(x, all);
+    add_magnitudes(&left, kept);
+}
+
+/// A group is eight rows of sixteen lanes.
+#[inline(always)]
+fn add_magnitudes(x: &[f32; GROUP], lanes: &mut [f64; LANES]) {
+    for row in x.as_chunks::<LANES>().0 {
         for lane in 0..LANES {
-            lanes[lane] += f64::from(row[lane]);
+            lanes[lane] += f64::from(row[lane].abs());
         }
     }
 }

@@ -30,10 +30,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Philox4x32-10 as the paper writes it, one word at a time.
-fn word(stream: Stream, element: usize) -> u32 {
-    let (group, at) = (element / 64, element % 64);
-    let block = (group * 16 + at % 16) as u64;
+/// Philox4x32-10 as the paper writes it, one block at a time.
+fn philox(stream: Stream, block: u64) -> [u32; 4] {
     let mut c = [block as u32, (block >> 32) as u32, stream.nonce[0], stream.nonce[1]];
     let mut key = stream.key;
     for _ in 0..10 {
@@ -43,7 +41,15 @@ fn word(stream: Stream, element: usize) -> u32 {
         c = [high(p1) ^ c[1] ^ key[0], p1 as u32, high(p0) ^ c[3] ^ key[1], p0 as u32];
         key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
     }
-    c[at / 16]
+    c
+}
+
+/// An element's number, as docs/architecture.md has it.
+fn number(stream: Stream, element: usize) -> u32 {
+    let (group, at) = (element as u64 / 128, element % 128);
+    let (half, word, block) = (at / 64, at % 64 / 16, group * 16 + at as u64 % 16);
+    let take = |block| philox(stream, block)[word] >> (16 * half) & 0xffff;
+    take(block) << 16 | take((1 << 63) + block)
 }
 
 const STREAM: Stream = Stream { key: [7, 0xdead_beef], nonce: [3, 1 << 31] };
@@ -58,13 +64,13 @@ fn every_half_decodes_as_the_half_crate_says() {
     for kernels in Kernels::all() {
         let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
         let mut out = vec![0.0; 1 << 16];
-        kernels.decode(Float::F16, &bytes, &mut out);
+        kernels.decode(Float::F16, &bytes, &[], &mut out);
         for (pattern, found) in (0..=u16::MAX).zip(&out) {
             let wanted = f16::from_bits(pattern).to_f32();
             let same = wanted.to_bits() == found.to_bits() || (wanted.is_nan() && found.is_nan());
             assert!(same, "{pattern:#x}: {found} for {wanted}");
         }
-        kernels.decode(Float::BF16, &bytes, &mut out);
+        kernels.decode(Float::BF16, &bytes, &[], &mut out);
         for (pattern, found) in (0..=u16::MAX).zip(&out) {
             assert_eq!(found.to_bits(), u32::from(pattern) << 16);
         }
@@ -104,7 +110,7 @@ fn halves_are_rounded_as_the_half_crate_does() {
         let mut bytes = vec![0; 4 * inputs.len()];
         kernels.encode(Float::F32, &inputs, &mut bytes);
         let mut back = vec![0.0; inputs.len()];
-        kernels.decode(Float::F32, &bytes, &mut back);
+        kernels.decode(Float::F32, &bytes, &[], &mut back);
         for (x, found) in inputs.iter().zip(&back) {
             let wanted = if x.is_nan() { 0x7fc0_0000 } else { x.to_bits() };
             assert_eq!(found.to_bits(), wanted);
@@ -140,14 +146,29 @@ fn elementwise_kernels_round_each_operation_once() {
 }
 
 #[test]
-fn nan_is_found_at_every_place() {
+fn decoding_tells_of_a_nan_at_every_place() {
     for kernels in Kernels::all() {
-        assert!(!kernels.has_nan(&[f32::INFINITY, f32::MAX, -0.0]));
-        for place in 0..67 {
-            let mut x = values(67, 3);
-            assert!(!kernels.has_nan(&x));
-            x[place] = f32::from_bits(0xff80_0001);
-            assert!(kernels.has_nan(&x), "{place}");
+        // The smallest and the largest NaN of each float type, and what is next to a NaN.
+        for (float, nans, other) in [
+            (Float::F32, [0x7f80_0001_u32, 0xffff_ffff], [0x7f80_0000, 0xff80_0000]),
+            (Float::BF16, [0x7f81, 0xffff], [0x7f80, 0xff80]),
+            (Float::F16, [0x7c01, 0xffff], [0x7c00, 0xfc00]),
+        ] {
+            let length = 67;
+            let mut out = vec![0.0; length];
+            let mut seen = |patterns: &[u32]| {
+                let bytes = patterns.iter().flat_map(|p| p.to_le_bytes()[..float.size()].to_vec());
+                let bytes: Vec<u8> = bytes.collect();
+                kernels.decode(float, &bytes, &bytes, &mut out)
+            };
+            for place in 0..length {
+                let mut patterns: Vec<u32> = (0..length).map(|i| other[i % 2]).collect();
+                assert!(!seen(&patterns), "{float:?}");
+                for nan in nans {
+                    patterns[place] = nan;
+                    assert!(seen(&patterns), "{float:?} {nan:#x} at {place}");
+                }
+            }
         }
     }
 }
@@ -163,7 +184,7 @@ fn reductions_are_right_and_the_same_everywhere() {
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
         };
-        let kept = x.iter().enumerate().filter(|(i, _)| word(STREAM, 128 + i) < keep);
+        let kept = x.iter().enumerate().filter(|(i, _)| number(STREAM, 128 + i) < keep);
         let wanted = [
             dot(&x, &x),
             dot(&x, &y),
@@ -174,7 +195,9 @@ fn reductions_are_right_and_the_same_everywhere() {
         let mut first: Option<[f64; 5]> = None;
         for kernels in Kernels::all() {
             let [xx, xy, yy] = kernels.gram(&x, &y);
-            let found = [xx, xy, yy, kernels.l1(&x), kernels.kept_l1(STREAM, 128, keep, &x)];
+            let [all, kept] = kernels.l1_and_kept(STREAM, 128, keep, &x);
+            assert_eq!(all.to_bits(), kernels.l1(&x).to_bits());
+            let found = [xx, xy, yy, all, kept];
             for (found, wanted) in found.iter().zip(&wanted) {
                 assert!((found - wanted).abs() <= 1e-12 * (1.0 + wanted.abs()), "{length}");
             }
@@ -226,11 +249,14 @@ fn sparsifying_keeps_what_it_says() {
                     assert_eq!(out.to_bits(), if keep { x.to_bits() } else { 0 });
                 }
             }
-            for (start, keep) in [(0, 0), (64, u32::MAX), (1 << 40, 1 << 31)] {
+            // The last two limits are the number of an element and the one after it.
+            let own = number(STREAM, (1 << 40) + length / 2);
+            let limits = [(0, 0), (128, u32::MAX), (1 << 40, 1 << 31)];
+            for (start, keep) in limits.into_iter().chain([(1 << 40, own), (1 << 40, own + 1)]) {
                 let mut out = x.clone();
                 kernels.drop_random(STREAM, start, keep, 2.5, &mut out);
                 for (i, (x, out)) in x.iter().zip(&out).enumerate() {
-                    let wanted = if word(STREAM, start + i) < keep { x * 2.5 } else { 0.0 };
+                    let wanted = if number(STREAM, start + i) < keep { x * 2.5 } else { 0.0 };
                     assert_eq!(out.to_bits(), wanted.to_bits());
                 }
             }

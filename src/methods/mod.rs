@@ -98,7 +98,7 @@ pub enum Reads {
 }
 
 /// Computes a chunk of the output: `(start, inputs, out)`, where `start` is the index of the first
-/// element (a multiple of 64), `inputs` the decoded inputs (free to be overwritten) and `out` the result. Each
+/// element (a multiple of 128), `inputs` the decoded inputs (free to be overwritten) and `out` the result. Each
 /// element depends on its own index and inputs alone.
 pub type ElementMap = Box<dyn Fn(usize, &mut [Vec<f32>], &mut [f32]) + Send + Sync>;
 

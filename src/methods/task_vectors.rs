@@ -288,14 +288,18 @@ fn rescales(io: &TensorIo<'_>, p: &Params, keeps: &[Keep], densities: &[f64]) ->
             }
             let delta = &mut inputs[*input];
             kernels.subtract(&origin, delta);
-            sums[2 * i] += kernels.l1(delta);
-            sums[2 * i + 1] += match keep {
-                Keep::Random { stream, below } => kernels.kept_l1(*stream, start, *below, delta),
+            let [all, kept] = match keep {
+                Keep::Random { stream, below } => {
+                    kernels.l1_and_kept(*stream, start, *below, delta)
+                }
                 keep => {
+                    let all = kernels.l1(delta);
                     Sparse { keep: *keep, factor: 1.0 }.apply(kernels, start, delta);
-                    kernels.l1(delta)
+                    [all, kernels.l1(delta)]
                 }
             };
+            sums[2 * i] += all;
+            sums[2 * i + 1] += kept;
         }
         inputs[base] = origin;
     })?;

@@ -42,11 +42,10 @@ impl Source for Memory {
         &self.spec
     }
 
-    fn read(&self, start: usize, out: &mut [f32]) -> Result<()> {
+    fn read(&self, start: usize, out: &mut [f32]) -> Result<bool> {
         let size = self.float.size();
         let bytes = &self.bytes[start * size..(start + out.len()) * size];
-        Kernels::best().decode(self.float, bytes, out);
-        Ok(())
+        Ok(Kernels::best().decode(self.float, bytes, &[], out))
     }
 }
 

@@ -66,7 +66,7 @@ impl Source for StoredTensor {
         &self.spec
     }
 
-    fn read(&self, start: usize, out: &mut [f32]) -> Result<()> {
+    fn read(&self, start: usize, out: &mut [f32]) -> Result<bool> {
         let float = Float::of(self.spec.dtype).ok_or_else(|| {
             Error::input("a tensor of this dtype cannot take part in arithmetic")
                 .file(self.shard.mapping.path())
@@ -74,14 +74,15 @@ impl Source for StoredTensor {
                 .expected("F32, F16 or BF16", self.spec.dtype)
         })?;
         let stored = &self.shard.mapping.bytes()[self.range.clone()];
-        let bytes = start
+        let length = out.len() * float.size();
+        let (bytes, next) = start
             .checked_mul(float.size())
-            .and_then(|first| stored.get(first..first + out.len() * float.size()))
+            .and_then(|first| stored.get(first..))
+            .and_then(|bytes| bytes.split_at_checked(length))
             .ok_or_else(|| {
                 Error::internal("a read past the end of a tensor").tensor(&self.spec.name)
             })?;
-        Kernels::best().decode(float, bytes, out);
-        Ok(())
+        Ok(Kernels::best().decode(float, bytes, &next[..next.len().min(length)], out))
     }
 
     fn stored(&self) -> Option<&[u8]> {

@@ -100,11 +100,11 @@ pub trait Source: Send + Sync {
     /// Name, dtype and shape.
     fn spec(&self) -> &TensorSpec;
 
-    /// Decodes `out.len()` elements from element `start` on.
+    /// Decodes `out.len()` elements from element `start` on, and says whether any of them is NaN.
     ///
     /// # Errors
     /// The range leaves the tensor, or the tensor's dtype has no f32 reading.
-    fn read(&self, start: usize, out: &mut [f32]) -> Result<()>;
+    fn read(&self, start: usize, out: &mut [f32]) -> Result<bool>;
 
     /// The stored bytes, where the tensor is stored as it is read.
     fn stored(&self) -> Option<&[u8]> {
