@@ -43,7 +43,7 @@ impl Args {
         if self.digests {
             digests.complete(&models)?;
         }
-        let specs = || models[0].tensors().values().map(Source::spec);
+        let specs = || models[0].stored().values().map(Source::spec);
         let report = Report {
             model: &models[0],
             digests: digests.of_model(0),
@@ -62,7 +62,7 @@ impl Args {
 impl Report<'_> {
     /// The model's digest, where all its tensors' are known.
     fn digest(&self) -> Option<String> {
-        let tensors = self.model.tensors();
+        let tensors = self.model.stored();
         let pairs = tensors
             .iter()
             .map(|(name, tensor)| Some((tensor.spec(), self.digests.get(name.as_str())?)));
@@ -79,11 +79,11 @@ impl Report<'_> {
             Err(e) => writeln!(text, "layers        {}", e.get("stacks").unwrap_or("none"))?,
         }
         writeln!(text, "parameters    {}", self.parameters)?;
-        let (count, files) = (model.tensors().len(), model.shards().len());
+        let (count, files) = (model.stored().len(), model.shards().len());
         let plural = if files == 1 { "" } else { "s" };
         writeln!(text, "tensors       {count} in {files} file{plural}, {} bytes", self.bytes)?;
         let mut by_dtype: BTreeMap<String, (usize, u64)> = BTreeMap::new();
-        for spec in model.tensors().values().map(Source::spec) {
+        for spec in model.stored().values().map(Source::spec) {
             let entry = by_dtype.entry(spec.dtype.to_string()).or_default();
             entry.0 += 1;
             entry.1 += spec.elements() as u64;
@@ -97,7 +97,7 @@ impl Report<'_> {
         if !tensors {
             return Ok(());
         }
-        for (name, tensor) in model.tensors() {
+        for (name, tensor) in model.stored() {
             let spec = tensor.spec();
             let digest = self.digests.get(name.as_str()).map(hex).unwrap_or_default();
             writeln!(
@@ -111,7 +111,7 @@ impl Report<'_> {
 
     fn json(&self) -> Value {
         let model = self.model;
-        let tensors = model.tensors().iter().map(|(name, tensor)| {
+        let tensors = model.stored().iter().map(|(name, tensor)| {
             let spec = tensor.spec();
             let entry = json!({
                 "dtype": spec.dtype.to_string(),

@@ -111,7 +111,7 @@ impl Digests {
         let open: Vec<(usize, &str)> =
             all.filter(|(model, name)| self.claim(*model, name)).collect();
         open.into_par_iter().try_for_each(|(model, name)| {
-            if let Some(tensor) = models[model].tensor(name) {
+            if let Some(tensor) = models[model].stored().get(name) {
                 self.set(model, name, of_stored(tensor)?);
             }
             Ok(())

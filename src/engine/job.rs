@@ -53,7 +53,6 @@ impl Context<'_> {
     pub(super) fn sources(&self, job: &Job) -> Result<Vec<&dyn Source>> {
         let find = |input: &Input| {
             let tensor = self.models[input.model].tensor(&input.tensor);
-            let tensor = tensor.map(|tensor| tensor as &dyn Source);
             tensor.ok_or_else(|| Error::internal("a planned tensor is gone").tensor(&input.tensor))
         };
         job.inputs.iter().map(find).collect()

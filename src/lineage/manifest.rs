@@ -63,12 +63,12 @@ pub fn manifest(recipe: &Recipe, plan: &Plan, models: &[Checkpoint], outcome: &O
 fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) -> Value {
     let checkpoint = &models[index];
     let digests = &outcome.inputs[index];
-    let known = digests.len() == checkpoint.tensors().len();
-    let pairs = checkpoint.tensors().iter();
+    let known = digests.len() == checkpoint.stored().len();
+    let pairs = checkpoint.stored().iter();
     let model =
         model_digest(pairs.filter_map(|(name, tensor)| Some((tensor.spec(), digests.get(name)?))));
     let tensors: Map<String, Value> = checkpoint
-        .tensors()
+        .stored()
         .iter()
         .map(|(name, tensor)| {
             let spec = tensor.spec();

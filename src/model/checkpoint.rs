@@ -3,14 +3,17 @@
 use super::config::Config;
 use super::layers::Stacks;
 use super::shards::{self, Shard, StoredTensor};
+use super::source::Source;
 use super::tied::tied_to;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// An opened checkpoint: name → stored tensor, plus its config.
-#[derive(Debug)]
+/// An opened checkpoint: name → [`Source`], plus its config.
+///
+/// What its files store and what a merge sees are two things: a quantised weight is stored in
+/// several packed tensors and seen as one of floats. For most checkpoints both are the same.
 pub struct Checkpoint {
     /// How the recipe refers to it.
     pub reference: String,
@@ -21,7 +24,9 @@ pub struct Checkpoint {
     /// Its stacks of layers.
     pub stacks: Stacks,
     shards: Vec<Arc<Shard>>,
-    tensors: BTreeMap<String, StoredTensor>,
+    stored: BTreeMap<String, StoredTensor>,
+    tensors: BTreeMap<String, Arc<dyn Source>>,
+    order: Vec<String>,
 }
 
 impl Checkpoint {
@@ -40,38 +45,59 @@ impl Checkpoint {
                     "use the model's unquantised weights: packed values have no meaningful average",
                 ));
         }
-        let (shards, tensors) = shards::open(folder)?;
-        let stacks = Stacks::find(tensors.keys().map(String::as_str), &config);
-        Ok(Self {
+        let (shards, stored) = shards::open(folder)?;
+        let seen = shards
+            .iter()
+            .flat_map(|shard| &shard.tensors)
+            .filter_map(|name| stored.get(name))
+            .map(|tensor| Arc::new(tensor.clone()) as Arc<dyn Source>)
+            .collect();
+        let checkpoint = Self {
             reference: reference.to_string(),
             folder: folder.to_path_buf(),
             config,
-            stacks,
+            stacks: Stacks::default(),
             shards,
-            tensors,
-        })
+            stored,
+            tensors: BTreeMap::new(),
+            order: Vec::new(),
+        };
+        Ok(checkpoint.seen_as(seen))
     }
 
-    /// The tensor stored under `name`.
-    pub fn tensor(&self, name: &str) -> Option<&StoredTensor> {
-        self.tensors.get(name)
+    /// The same files, seen as these tensors, in this order.
+    fn seen_as(mut self, tensors: Vec<Arc<dyn Source>>) -> Self {
+        self.order = tensors.iter().map(|tensor| tensor.spec().name.clone()).collect();
+        self.tensors = self.order.iter().cloned().zip(tensors).collect();
+        self.stacks = Stacks::find(self.tensors.keys().map(String::as_str), &self.config);
+        self
     }
 
-    /// The stored tensor that stands for `name`: itself, or the embedding a tied head shares.
-    pub fn tensor_or_tied(&self, name: &str) -> Option<(&str, &StoredTensor)> {
-        if let Some((stored, tensor)) = self.tensors.get_key_value(name) {
-            return Some((stored, tensor));
+    /// The tensor of this name, as a merge sees it.
+    pub fn tensor(&self, name: &str) -> Option<&dyn Source> {
+        self.tensors.get(name).map(|tensor| &**tensor)
+    }
+
+    /// The tensor that stands for `name`: itself, or the embedding a tied head shares.
+    pub fn tensor_or_tied(&self, name: &str) -> Option<(&str, &dyn Source)> {
+        if let Some((found, tensor)) = self.tensors.get_key_value(name) {
+            return Some((found, &**tensor));
         }
         if self.config.tied() == Some(false) {
             return None;
         }
         let shared = tied_to(name, |name| self.tensors.contains_key(name))?;
-        self.tensors.get_key_value(shared).map(|(stored, tensor)| (stored.as_str(), tensor))
+        self.tensors.get_key_value(shared).map(|(found, tensor)| (found.as_str(), &**tensor))
     }
 
-    /// All stored tensors, by name.
-    pub fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
-        &self.tensors
+    /// All tensors as a merge sees them, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &dyn Source)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), &**tensor))
+    }
+
+    /// All tensors as the files store them, by name.
+    pub fn stored(&self) -> &BTreeMap<String, StoredTensor> {
+        &self.stored
     }
 
     /// Its shards, by file name.
@@ -81,6 +107,6 @@ impl Checkpoint {
 
     /// The names of its tensors in the order they stand in the files.
     pub fn names_in_file_order(&self) -> impl Iterator<Item = &str> {
-        self.shards.iter().flat_map(|shard| shard.tensors.iter().map(String::as_str))
+        self.order.iter().map(String::as_str)
     }
 }

@@ -74,7 +74,7 @@ pub enum Place {
 }
 
 /// The stacks of layers of a model: container name → number of layers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Stacks {
     stacks: BTreeMap<String, usize>,
 }

@@ -42,6 +42,11 @@ pub struct StoredTensor {
 }
 
 impl StoredTensor {
+    /// A tensor whose bytes stand in `range` of the shard's file; the range has been checked.
+    pub(super) fn new(spec: TensorSpec, shard: Arc<Shard>, range: Range<usize>) -> Self {
+        Self { spec, shard, range }
+    }
+
     /// The shard it stands in.
     pub fn shard(&self) -> &Arc<Shard> {
         &self.shard
@@ -119,7 +124,7 @@ pub(super) fn open(folder: &Path) -> Result<(Vec<Arc<Shard>>, Tensors)> {
         let shard = Arc::new(shard);
         for (spec, range) in specs {
             let name = spec.name.clone();
-            let tensor = StoredTensor { spec, shard: Arc::clone(&shard), range };
+            let tensor = StoredTensor::new(spec, Arc::clone(&shard), range);
             if let Some(other) = tensors.insert(name.clone(), tensor) {
                 return Err(Error::input("a tensor stands in two shards")
                     .file(&folder.join(file))

@@ -111,6 +111,11 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// The stored tensors it is made of, by the names the checkpoint's files store them under.
+    fn parts(&self) -> Vec<&str> {
+        vec![&self.spec().name]
+    }
+
     /// The file it is stored in, for messages.
     fn origin(&self) -> Option<&Path> {
         None

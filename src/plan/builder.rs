@@ -319,11 +319,17 @@ fn lanes(jobs: &[Job], options: &Options) -> Result<(usize, u64)> {
     Ok((lanes as usize, fixed + lanes * lane))
 }
 
-/// Bytes of the distinct input tensors.
+/// Bytes of the distinct stored tensors behind the inputs.
 fn read_bytes(jobs: &[Job], models: &[Checkpoint]) -> u64 {
     let used: BTreeSet<&Input> = jobs.iter().flat_map(|job| &job.inputs).collect();
-    used.iter()
-        .filter_map(|input| models[input.model].tensor(&input.tensor))
+    let parts: BTreeSet<(usize, &str)> = used
+        .iter()
+        .filter_map(|input| Some((input.model, models[input.model].tensor(&input.tensor)?)))
+        .flat_map(|(model, tensor)| tensor.parts().into_iter().map(move |part| (model, part)))
+        .collect();
+    parts
+        .iter()
+        .filter_map(|(model, part)| models[*model].stored().get(*part))
         .map(|tensor| tensor.spec().bytes() as u64)
         .sum()
 }
@@ -345,8 +351,8 @@ fn dropped(
     let mut all = Vec::new();
     for (i, model) in models.iter().enumerate() {
         let mut dropped = BTreeMap::new();
-        for name in model.tensors().keys() {
-            if used.contains(&(i, name.as_str())) {
+        for (name, _) in model.tensors() {
+            if used.contains(&(i, name)) {
                 continue;
             }
             let tied = tied_to(name, |name| model.tensor(name).is_some());
@@ -372,7 +378,7 @@ fn dropped(
                     }
                 }
             };
-            dropped.insert(name.clone(), reason);
+            dropped.insert(name.to_string(), reason);
         }
         all.push(Model { reference: model.reference.clone(), dropped });
     }
