@@ -1,7 +1,7 @@
 //! Recipes: what is accepted has its values in range, wherever a layer may stand.
 #![no_main]
 
-use cognate::recipe::{Layout, Parameters, Recipe};
+use cognate::recipe::{Layout, Parameters, Recipe, RecipeFile};
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
 
@@ -22,30 +22,33 @@ fn walk(recipe: &Recipe, parameters: &Parameters) {
     }
 }
 
-fuzz_target!(|text: String| {
-    let recipe = match Recipe::parse(Path::new("recipe.yml"), text) {
-        Ok(recipe) => recipe,
-        Err(error) => {
-            assert_eq!(error.exit_code(), 2, "{error}");
-            assert!(!error.to_string().is_empty());
-            return;
-        }
-    };
+/// Every parameter of every level of one stage.
+fn check(recipe: &Recipe) {
     let references = recipe.references();
     assert!(!references.is_empty());
     assert!(references.iter().all(|reference| !reference.value.trim().is_empty()));
-    walk(&recipe, &recipe.parameters);
+    walk(recipe, &recipe.parameters);
     match &recipe.layout {
-        Layout::Models(models) => models.iter().for_each(|model| walk(&recipe, &model.parameters)),
+        Layout::Models(models) => models.iter().for_each(|model| walk(recipe, &model.parameters)),
         Layout::Slices(slices) => {
             for slice in slices {
-                walk(&recipe, &slice.parameters);
+                walk(recipe, &slice.parameters);
                 for source in &slice.sources {
                     assert!(!source.layers.value.is_empty());
                     assert_eq!(source.layers.value.len(), slice.sources[0].layers.value.len());
-                    walk(&recipe, &source.parameters);
+                    walk(recipe, &source.parameters);
                 }
             }
+        }
+    }
+}
+
+fuzz_target!(|text: String| {
+    match RecipeFile::parse(Path::new("recipe.yml"), text) {
+        Ok(file) => file.stages.iter().for_each(check),
+        Err(error) => {
+            assert_eq!(error.exit_code(), 2, "{error}");
+            assert!(!error.to_string().is_empty());
         }
     }
 });

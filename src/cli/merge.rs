@@ -39,14 +39,10 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let merge = Merge::open(&self.recipe, &self.plan.options())?;
         if self.dry_run {
-            return if self.json {
-                print_json(&merge.plan.json())
-            } else {
-                print(&merge.plan.text())
-            };
+            return if self.json { print_json(&merge.json()) } else { print(&merge.text()) };
         }
         if !self.quiet {
-            for warning in &merge.plan.warnings {
+            for warning in &merge.warnings() {
                 remark(&format!("warning: {warning}"));
             }
         }
@@ -57,28 +53,28 @@ impl Args {
             allow_nan: self.allow_nan,
             progress: if self.quiet { Progress::silent() } else { Progress::stderr() },
         };
-        let outcome = merge.write(&self.out, options)?;
+        let outcome = merge.write(&self.out, &options)?;
         if outcome.resumed > 0 && !self.quiet {
             remark(&format!("resumed: {} tensors were written before", outcome.resumed));
         }
-        let totals = &merge.plan.totals;
+        let totals = &merge.plan().totals;
         if self.json {
             return print_json(&serde_json::json!({
                 "out": self.out.display().to_string(),
-                "tensors": merge.plan.jobs.len(),
+                "tensors": merge.plan().jobs.len(),
                 "parameters": totals.parameters,
                 "bytes": totals.write,
                 "resumed": outcome.resumed,
-                "warnings": merge.plan.warnings,
+                "warnings": merge.warnings(),
             }));
         }
         print(&format!(
             "{}: {} tensors, {} parameters, {} bytes by {}\n",
             self.out.display(),
-            merge.plan.jobs.len(),
+            merge.plan().jobs.len(),
             totals.parameters,
             totals.write,
-            merge.recipe.method.name
+            merge.recipe.last().method.name
         ))
     }
 }

@@ -19,6 +19,6 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let merge = Merge::open(&self.recipe, &self.plan.options())?;
-        if self.json { print_json(&merge.plan.json()) } else { print(&merge.plan.text()) }
+        if self.json { print_json(&merge.json()) } else { print(&merge.text()) }
     }
 }

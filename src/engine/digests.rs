@@ -126,7 +126,7 @@ impl Digests {
 
     /// Writes the digests of every fully hashed shard to the cache. The cache only saves time, so
     /// a failure to write it is no failure of the merge.
-    pub(super) fn save(&self, models: &[Checkpoint], cache: &Path) {
+    pub fn save(&self, models: &[Checkpoint], cache: &Path) {
         for (i, model) in models.iter().enumerate() {
             let digests = self.of_model(i);
             for shard in model.shards() {

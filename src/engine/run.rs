@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// How to run a plan.
-pub struct RunOptions {
+pub struct RunOptions<'a> {
     /// Which digests to compute.
     pub digests: DigestMode,
     /// Folder of the digest cache; none to do without.
@@ -26,7 +26,7 @@ pub struct RunOptions {
     /// The kernels to compute with.
     pub kernels: Kernels,
     /// Who is told how far the run is.
-    pub progress: Progress,
+    pub progress: &'a Progress,
 }
 
 /// What a run leaves to record.
@@ -47,7 +47,7 @@ pub fn run(
     plan: &Plan,
     models: &[Checkpoint],
     staging: &Staging,
-    options: &RunOptions,
+    options: &RunOptions<'_>,
 ) -> Result<Outcome> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(plan.lanes)
@@ -72,7 +72,7 @@ pub fn run(
             hash_outputs: options.digests != DigestMode::None,
             kernels: options.kernels,
             nan: if options.allow_nan { NanPolicy::Keep } else { NanPolicy::Refuse },
-            progress: &options.progress,
+            progress: options.progress,
         };
         pool.install(|| run_jobs(&context, staging))
     });

@@ -169,7 +169,7 @@ fn check_target(target: &Path, overwrite: bool) -> Result<()> {
 }
 
 /// `.NAME.cognate-KIND` beside the target.
-fn sibling(target: &Path, kind: &str) -> Result<PathBuf> {
+pub(crate) fn sibling(target: &Path, kind: &str) -> Result<PathBuf> {
     let name = target
         .file_name()
         .ok_or_else(|| Error::input("the output path has no name").file(target))?;

@@ -230,7 +230,8 @@ impl<'a> TensorIo<'a> {
     ) -> Result<()> {
         // A kept NaN counts as 0. A refused one needs no care: the run fails when its element is
         // mapped.
-        self.read_chunk(chunk, |start, inputs, any_nan| {
+        self.prefetch_before(chunk);
+        self.read_range(self.chunk_range(chunk), |start, inputs, any_nan| {
             if any_nan && self.nan == NanPolicy::Keep {
                 inputs.iter_mut().for_each(|input| zero_nan(input));
             }
@@ -245,10 +246,21 @@ impl<'a> TensorIo<'a> {
         &self,
         map: &Map,
         chunk: usize,
+        sink: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.prefetch_before(chunk);
+        self.map_range(map, self.chunk_range(chunk), sink)
+    }
+
+    /// The same for any stretch of elements that begins at a multiple of 128.
+    pub(crate) fn map_range(
+        &self,
+        map: &Map,
+        range: Range<usize>,
         mut sink: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        let mut out = vec![0.0; TILE];
-        self.read_chunk(chunk, |start, inputs, any_nan| {
+        let mut out = vec![0.0; TILE.min(range.len())];
+        self.read_range(range, |start, inputs, any_nan| {
             let out = &mut out[..inputs.first().map_or(0, Vec::len)];
             let nans = if any_nan { self.find_nans(start, inputs)? } else { Vec::new() };
             match map {
@@ -298,16 +310,20 @@ impl<'a> TensorIo<'a> {
         }
     }
 
-    /// Reads a chunk tile by tile; `body` also learns whether any input of the tile has a NaN.
-    fn read_chunk(
-        &self,
-        chunk: usize,
-        mut body: impl FnMut(usize, &mut [Vec<f32>], bool) -> Result<()>,
-    ) -> Result<()> {
-        let range = self.chunk_range(chunk);
+    /// Before a chunk is worked on, those that come later are read ahead, some at a time.
+    fn prefetch_before(&self, chunk: usize) {
         if chunk.is_multiple_of(AHEAD) {
             self.prefetch((chunk + AHEAD) * CHUNK..(chunk + 2 * AHEAD) * CHUNK);
         }
+    }
+
+    /// Reads a stretch of elements tile by tile; `body` also learns whether any input of the tile has
+    /// a NaN.
+    fn read_range(
+        &self,
+        range: Range<usize>,
+        mut body: impl FnMut(usize, &mut [Vec<f32>], bool) -> Result<()>,
+    ) -> Result<()> {
         let mut buffers = vec![vec![0.0; TILE.min(range.len())]; self.inputs.len()];
         let mut start = range.start;
         while start < range.end {

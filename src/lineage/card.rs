@@ -1,24 +1,31 @@
 //! The model card: `README.md` with the front matter the Hugging Face Hub reads.
 
 use crate::plan::Plan;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, RecipeFile};
 use std::fmt::Write;
 
-/// The card of a merge.
-pub fn card(recipe: &Recipe, plan: &Plan) -> String {
+/// The card of a merge; `ancestors` are the references of the models that it was made of, through
+/// all stages.
+pub fn card(file: &RecipeFile, recipe: &Recipe, plan: &Plan, ancestors: &[String]) -> String {
     let mut text = String::from("---\nbase_model:\n");
-    let names: Vec<&str> = plan.models.iter().map(|model| short_name(&model.reference)).collect();
+    let names: Vec<&str> = ancestors.iter().map(|name| short_name(name)).collect();
     for name in &names {
         let _ = writeln!(text, "- {}", serde_json::Value::from(*name));
     }
     text.push_str(
         "base_model_relation: merge\nlibrary_name: transformers\ntags:\n- merge\n- cognate\n---\n",
     );
-    let _ = write_body(&mut text, recipe, plan, &names);
+    let _ = write_body(&mut text, file, recipe, plan, &names);
     text
 }
 
-fn write_body(text: &mut String, recipe: &Recipe, plan: &Plan, names: &[&str]) -> std::fmt::Result {
+fn write_body(
+    text: &mut String,
+    file: &RecipeFile,
+    recipe: &Recipe,
+    plan: &Plan,
+    names: &[&str],
+) -> std::fmt::Result {
     let method = recipe.method;
     writeln!(text, "# Merge of {}\n", names.join(", "))?;
     writeln!(
@@ -45,9 +52,9 @@ fn write_body(text: &mut String, recipe: &Recipe, plan: &Plan, names: &[&str]) -
     )?;
     writeln!(text, "## Recipe\n")?;
     // A fence longer than any run of backticks in the recipe.
-    let longest = recipe.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let longest = file.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
-    writeln!(text, "{fence}yaml\n{}\n{fence}", recipe.text.trim_end())
+    writeln!(text, "{fence}yaml\n{}\n{fence}", file.text.trim_end())
 }
 
 /// The name of a model's folder.

@@ -6,14 +6,20 @@
 use crate::engine::{NUMERICS, Outcome, hex, model_digest};
 use crate::model::{Checkpoint, Source};
 use crate::plan::Plan;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, RecipeFile};
 use serde_json::{Map, Value, json};
 
 /// Name and version of the manifest's schema.
 pub const SCHEMA: &str = "cognate/lineage/1";
 
 /// The manifest of a merge that has run.
-pub fn manifest(recipe: &Recipe, plan: &Plan, models: &[Checkpoint], outcome: &Outcome) -> Value {
+pub fn manifest(
+    file: &RecipeFile,
+    recipe: &Recipe,
+    plan: &Plan,
+    models: &[Checkpoint],
+    outcome: &Outcome,
+) -> Value {
     let outputs = plan.jobs.iter().zip(&outcome.outputs);
     let model = model_digest(
         outputs.clone().filter_map(|(job, digest)| Some((&job.output, digest.as_ref()?))),
@@ -25,7 +31,7 @@ pub fn manifest(recipe: &Recipe, plan: &Plan, models: &[Checkpoint], outcome: &O
         "numerics": NUMERICS,
         "seed": plan.seed,
         "recipe": {
-            "text": recipe.text,
+            "text": file.text,
             "resolved": {
                 "merge_method": recipe.method.name,
                 "base_model": recipe.base_model.as_ref().map(|base| &base.value),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 ///
 /// What its files store and what a merge sees are two things: a quantised weight is stored in
 /// several packed tensors and seen as one of floats. For most checkpoints both are the same.
+#[derive(Clone)]
 pub struct Checkpoint {
     /// How the recipe refers to it.
     pub reference: String,
@@ -65,6 +66,27 @@ impl Checkpoint {
         Ok(checkpoint.seen_as(seen))
     }
 
+    /// A model that stands in no files of its own: tensors from elsewhere, in this order, with a
+    /// config. The files beside its weights are those of `folder`.
+    pub(crate) fn of_tensors(
+        reference: &str,
+        folder: &Path,
+        config: Config,
+        tensors: Vec<Arc<dyn Source>>,
+    ) -> Self {
+        let checkpoint = Self {
+            reference: reference.to_string(),
+            folder: folder.to_path_buf(),
+            config,
+            stacks: Stacks::default(),
+            shards: Vec::new(),
+            stored: BTreeMap::new(),
+            tensors: BTreeMap::new(),
+            order: Vec::new(),
+        };
+        checkpoint.seen_as(tensors)
+    }
+
     /// The same files, seen as these tensors, in this order.
     fn seen_as(mut self, tensors: Vec<Arc<dyn Source>>) -> Self {
         self.order = tensors.iter().map(|tensor| tensor.spec().name.clone()).collect();
@@ -76,6 +98,11 @@ impl Checkpoint {
     /// The tensor of this name, as a merge sees it.
     pub fn tensor(&self, name: &str) -> Option<&dyn Source> {
         self.tensors.get(name).map(|tensor| &**tensor)
+    }
+
+    /// The same tensor, to keep.
+    pub(crate) fn shared_tensor(&self, name: &str) -> Option<Arc<dyn Source>> {
+        self.tensors.get(name).cloned()
     }
 
     /// The tensor that stands for `name`: itself, or the embedding a tied head shares.

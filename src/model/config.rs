@@ -104,6 +104,15 @@ impl Config {
         Ok(Self { path, map })
     }
 
+    /// A config that stands in no file yet; `path` names it in messages.
+    ///
+    /// # Errors
+    /// The text is not a JSON object.
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        let map = parse_config(text.as_bytes()).map_err(|e| e.file(path))?;
+        Ok(Self { path: path.to_path_buf(), map })
+    }
+
     /// Where it was read from.
     pub fn path(&self) -> &Path {
         &self.path
@@ -186,7 +195,8 @@ impl Config {
     /// had `old` layers. Sets the layer count and rewrites the lists with one entry a layer.
     ///
     /// # Errors
-    /// The config declares no layer count of `old`.
+    /// The config declares no layer count of `old`, or a list has no entry for a layer that comes
+    /// from a deeper model.
     pub fn follow_layers(&mut self, old: usize, kept: &[usize]) -> Result<Vec<LayerListEdit>> {
         let prefix = self
             .layer_counts()
@@ -208,6 +218,16 @@ impl Config {
                 None => return Err(Error::internal("a nested config vanished")),
             },
         };
+        let beyond = |key: &str| match kept.iter().find(|layer| **layer >= old) {
+            None => Ok(()),
+            Some(layer) => Err(Error::input(
+                "the config cannot follow the layers: one comes from a deeper model",
+            )
+            .file(&self.path)
+            .key(key)
+            .expected(format!("layers below {old}"), layer)
+            .hint("name the deepest model as base_model, since the config is the base's")),
+        };
         let mut edits = Vec::new();
         for (key, value) in object.iter_mut() {
             if LAYER_COUNT_KEYS.contains(&key.as_str()) && value.as_u64() == Some(old as u64) {
@@ -220,16 +240,19 @@ impl Config {
                 let Some(kinds) = expand_runs(list).filter(|kinds| kinds.len() == old) else {
                     continue;
                 };
+                beyond(key)?;
                 *list = kept.iter().map(|layer| json!([[kinds[*layer]], 1])).collect();
                 edits.push(LayerListEdit { key: key.clone(), lengths: (old, kept.len()) });
                 continue;
             }
             if LAYER_INDEX_LISTS.contains(&key.as_str()) {
+                beyond(key)?;
                 let has = |layer: usize| list.iter().any(|v| v.as_u64() == Some(layer as u64));
                 let moved: Vec<Value> =
                     (0..kept.len()).filter(|i| has(kept[*i])).map(Value::from).collect();
                 *list = moved;
             } else if before == old && !NOT_PER_LAYER.contains(&key.as_str()) {
+                beyond(key)?;
                 *list = kept.iter().map(|layer| list[*layer].clone()).collect();
             } else {
                 continue;

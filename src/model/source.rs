@@ -116,6 +116,11 @@ pub trait Source: Send + Sync {
         vec![&self.spec().name]
     }
 
+    /// Anonymous memory in bytes that reading takes at most, on each thread that reads.
+    fn scratch(&self) -> u64 {
+        0
+    }
+
     /// The file it is stored in, for messages.
     fn origin(&self) -> Option<&Path> {
         None

@@ -52,7 +52,7 @@ pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -
         let left = list(sidecars.left.iter().map(String::as_str));
         warnings.push(format!("files of {} that are not copied: {left}", models[donor].reference));
     }
-    let (lanes, memory) = lanes(&jobs, options)?;
+    let (lanes, memory) = lanes(&jobs, models, options)?;
     let totals = Totals {
         read: read_bytes(&jobs, models),
         write: shards.iter().map(|shard| shard.size).sum(),
@@ -284,12 +284,6 @@ fn config(
         let (_, old) = models[donor].stacks.single()?;
         let same = kept.iter().copied().eq(0..old);
         if !same {
-            if let Some(beyond) = kept.iter().find(|layer| **layer >= old) {
-                return Err(Error::input("the config cannot follow the layers: a slice takes a layer that its model lacks")
-                    .file(config.path())
-                    .expected(format!("layers below {old}"), beyond)
-                    .hint("name the deepest model as base_model, since the config is the base's"));
-            }
             edits.push(format!("layers: {old} → {}", kept.len()));
             for edit in config.follow_layers(old, kept)? {
                 edits
@@ -306,8 +300,12 @@ fn config(
 }
 
 /// Threads that fit the memory budget, and the memory they take.
-fn lanes(jobs: &[Job], options: &Options) -> Result<(usize, u64)> {
-    let lane = jobs.iter().map(engine::lane_bytes).max().unwrap_or(0);
+fn lanes(jobs: &[Job], models: &[Checkpoint], options: &Options) -> Result<(usize, u64)> {
+    let scratch = |job: &Job| -> u64 {
+        let tensor = |input: &Input| models[input.model].tensor(&input.tensor);
+        job.inputs.iter().filter_map(tensor).map(Source::scratch).sum()
+    };
+    let lane = jobs.iter().map(|job| engine::lane_bytes(job) + scratch(job)).max().unwrap_or(0);
     let fixed = engine::FIXED_BYTES;
     let lanes = (options.memory.saturating_sub(fixed) / lane.max(1)).min(options.threads as u64);
     if lanes == 0 {

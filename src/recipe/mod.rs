@@ -1,22 +1,24 @@
-//! Recipes: YAML in mergekit's language → [`Recipe`]. No file but the recipe is opened here.
+//! Recipes: YAML in mergekit's language → [`RecipeFile`], a list of [`Recipe`]s, one a stage. No file
+//! but the recipe is opened here.
 //!
 //! `raw.rs` holds the shape of the YAML (unknown keys are refused there), `setting.rs` what a
-//! parameter may be, and `validate.rs` turns one into the other with the methods' table in hand.
+//! parameter may be, `validate.rs` turns one into the other with the methods' table in hand, and
+//! `stages.rs` puts the stages of a file in order.
 
 mod raw;
 mod setting;
+mod stages;
 mod validate;
 
 pub use setting::{Filtered, Gradient, Setting};
+pub use stages::RecipeFile;
+pub(crate) use stages::stage_part;
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::methods::Method;
 use crate::model::Float;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-/// A recipe larger than this is refused unread.
-const MAX_BYTES: u64 = 1 << 20;
 
 /// A value with the line and column it stands at (both from 1).
 #[derive(Clone, Debug, PartialEq)]
@@ -36,13 +38,17 @@ impl<T> Located<T> {
     }
 }
 
-/// A checked recipe.
+/// A checked recipe: one stage of a recipe file.
 #[derive(Clone, Debug)]
 pub struct Recipe {
     /// The file it was read from.
     pub file: PathBuf,
-    /// Its text, as written.
-    pub text: String,
+    /// The name by which other stages use its output.
+    pub name: Option<Located<String>>,
+    /// Where the output of a stage is kept.
+    pub save: Option<Located<String>>,
+    /// Where it stands in the file.
+    pub at: Located<()>,
     /// The merge method.
     pub method: &'static Method,
     /// The models or slices to merge.
@@ -114,38 +120,6 @@ impl Parameters {
 }
 
 impl Recipe {
-    /// Reads and checks the recipe in `file`.
-    ///
-    /// # Errors
-    /// The file cannot be read, or the recipe is wrong; the error names key, file and line.
-    pub fn open(file: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(file).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::input("the recipe does not exist").file(file),
-            _ => Error::io("read the recipe", file, &e),
-        })?;
-        if !metadata.is_file() {
-            return Err(Error::input("the recipe is not a file").file(file));
-        }
-        if metadata.len() > MAX_BYTES {
-            return Err(Error::input("the recipe is too large")
-                .file(file)
-                .expected(format!("at most {MAX_BYTES} bytes"), metadata.len()));
-        }
-        let bytes = std::fs::read(file).map_err(|e| Error::io("read the recipe", file, &e))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Error::input("the recipe is not UTF-8 text").file(file))?;
-        Self::parse(file, text)
-    }
-
-    /// Checks a recipe's text; `file` names it in messages.
-    ///
-    /// # Errors
-    /// The recipe is wrong.
-    pub fn parse(file: &Path, text: String) -> Result<Self> {
-        let raw = raw::parse(file, &text)?;
-        validate::recipe(file, text, raw)
-    }
-
     /// Every model reference, in the order of first mention, the base last unless mentioned before.
     pub fn references(&self) -> Vec<&Located<String>> {
         let mut all: Vec<&Located<String>> = match &self.layout {
@@ -162,6 +136,11 @@ impl Recipe {
         let mut seen = std::collections::BTreeSet::new();
         all.retain(|reference| seen.insert(reference.value.as_str()));
         all
+    }
+
+    /// The name of the stage, for messages.
+    pub fn title(&self) -> &str {
+        self.name.as_ref().map_or("(the output)", |name| &name.value)
     }
 
     /// An error about something at a place of this recipe.

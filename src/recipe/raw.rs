@@ -9,11 +9,14 @@ use serde_yaml::{Location, Spanned};
 use std::fmt;
 use std::path::Path;
 
-/// A recipe as written.
+/// One YAML document, or one entry of `stages`, as written.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRecipe {
-    pub(super) merge_method: Spanned<String>,
+    pub(super) merge_method: Option<Spanned<String>>,
+    pub(super) stages: Option<Spanned<Vec<Spanned<RawRecipe>>>>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) save: Option<Spanned<String>>,
     pub(super) models: Option<Spanned<Vec<RawModel>>>,
     pub(super) slices: Option<Spanned<Vec<RawSlice>>>,
     pub(super) base_model: Option<Spanned<String>>,
@@ -26,6 +29,37 @@ pub(super) struct RawRecipe {
     pub(super) tokenizer_source: Option<Spanned<IgnoredAny>>,
     pub(super) tokenizer: Option<Spanned<IgnoredAny>>,
     pub(super) chat_template: Option<Spanned<IgnoredAny>>,
+}
+
+impl RawRecipe {
+    /// Whether no key of a stage is given.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self {
+            merge_method,
+            stages: _,
+            name,
+            save,
+            models,
+            slices,
+            base_model,
+            parameters,
+            dtype,
+            out_dtype,
+            random_seed,
+            modules,
+            tokenizer_source,
+            tokenizer,
+            chat_template,
+        } = self;
+        let others = [dtype, out_dtype, name, save, merge_method, base_model];
+        let ignored = [modules, tokenizer_source, tokenizer, chat_template];
+        others.iter().all(|key| key.is_none())
+            && ignored.iter().all(|key| key.is_none())
+            && models.is_none()
+            && slices.is_none()
+            && parameters.0.is_empty()
+            && random_seed.is_none()
+    }
 }
 
 /// An entry of `models`.
@@ -88,13 +122,13 @@ impl<'de> Deserialize<'de> for RawParameters {
     }
 }
 
-/// Parses one YAML document.
-pub(super) fn parse(file: &Path, text: &str) -> Result<RawRecipe> {
+/// Parses the YAML documents of a file.
+pub(super) fn parse(file: &Path, text: &str) -> Result<Vec<Spanned<RawRecipe>>> {
     // A number that is not finite is let through, so that it is refused with its key and range.
     let options = serde_yaml::options! {
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
     };
-    serde_yaml::from_str_with_options(text, options)
+    serde_yaml::from_multiple_with_options(text, options)
         .map_err(|e| yaml_error(file, e.without_snippet()))
 }
 
@@ -131,10 +165,6 @@ fn yaml_error(file: &Path, error: &serde_yaml::Error) -> Error {
                 Some(key) => error.key(key),
                 None => error,
             }
-        }
-        serde_yaml::Error::MultipleDocuments { .. } => {
-            Error::input("several YAML documents in one recipe are not supported yet")
-                .fact("file", place)
         }
         other => {
             let reason = other.to_string();

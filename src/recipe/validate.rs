@@ -24,8 +24,14 @@ enum Level {
     Tensor,
 }
 
-pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe> {
-    let name = located(raw.merge_method);
+pub(super) fn recipe(file: &Path, raw: Spanned<RawRecipe>) -> Result<Recipe> {
+    let raw = located(raw);
+    let at = raw.map(());
+    let raw = raw.value;
+    let name = raw
+        .merge_method
+        .map(located)
+        .ok_or_else(|| error(file, &at, "the key `merge_method` is missing").key("merge_method"))?;
     let method = Method::named(&name.value).ok_or_else(|| unknown_method(file, &name))?;
     let later = [
         ("modules", raw.modules.map(|v| located(v).map(()))),
@@ -78,7 +84,9 @@ pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe
         raw.base_model.map(|base| context.reference("base_model", base)).transpose()?;
     let recipe = Recipe {
         file: file.to_path_buf(),
-        text,
+        name: raw.name.map(|name| stage_name(file, name)).transpose()?,
+        save: raw.save.map(located),
+        at,
         method,
         layout,
         base_model,
@@ -89,6 +97,18 @@ pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe
         warnings: context.warnings,
     };
     Ok(recipe)
+}
+
+/// A stage's name must be told from other model references and be fit for a folder's name.
+fn stage_name(file: &Path, name: Spanned<String>) -> Result<Located<String>> {
+    let name = located(name);
+    let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+    if name.value.is_empty() || name.value.starts_with('.') || !name.value.chars().all(plain) {
+        return Err(error(file, &name, "the name of a stage is not a plain word")
+            .key("name")
+            .expected("letters, digits, `-`, `_` and `.`", format!("{:?}", name.value)));
+    }
+    Ok(name)
 }
 
 fn error<T>(file: &Path, at: &Located<T>, message: impl Into<String>) -> Error {

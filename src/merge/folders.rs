@@ -1,0 +1,82 @@
+//! Folders of a merge: where a model reference leads, where the output may go, room on the disk.
+
+use crate::error::{Error, Result};
+use crate::model::Checkpoint;
+use crate::recipe::{Located, Recipe};
+use std::path::{Path, PathBuf};
+
+/// An output must not touch an input: neither be one, nor hold one, nor lie in one.
+pub(super) fn check_target(target: &Path, models: &[Checkpoint]) -> Result<()> {
+    let Some(resolved) = resolve(target) else {
+        return Err(Error::input("the folder to write into does not exist").file(target));
+    };
+    for model in models {
+        let folder = std::fs::canonicalize(&model.folder).unwrap_or_else(|_| model.folder.clone());
+        if resolved.starts_with(&folder) || folder.starts_with(&resolved) {
+            return Err(Error::input(
+                "the output folder holds, or lies in, a model that is merged",
+            )
+            .file(target)
+            .fact("model", &model.reference)
+            .hint("choose another folder with -o"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to start what cannot fit on the disk: `need` bytes in a staging folder.
+pub(super) fn check_space(folder: &Path, need: u64) -> Result<()> {
+    let Ok(stat) = rustix::fs::statvfs(folder) else {
+        return Ok(());
+    };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    // A resumed merge has part of its space already.
+    let staged: u64 = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|metadata| allocated(&metadata))
+        .sum();
+    if free.saturating_add(staged) < need {
+        return Err(Error::io("write the output", folder, &std::io::ErrorKind::StorageFull.into())
+            .expected(format!("{need} bytes free"), format!("{free} bytes free")));
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn allocated(metadata: &std::fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(metadata) * 512
+}
+
+/// The absolute path of a target that may not exist yet, in a folder that does.
+fn resolve(target: &Path) -> Option<PathBuf> {
+    if let Ok(path) = std::fs::canonicalize(target) {
+        return Some(path);
+    }
+    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = std::fs::canonicalize(parent.unwrap_or(Path::new("."))).ok()?;
+    Some(parent.join(target.file_name()?))
+}
+
+/// The folder of a model reference: relative to the recipe's folder, then to the working directory.
+pub(super) fn find(recipe: &Recipe, reference: &Located<String>) -> Result<PathBuf> {
+    let beside = recipe.file.parent().unwrap_or(Path::new("")).join(&reference.value);
+    let here = PathBuf::from(&reference.value);
+    let tried = [beside, here];
+    if let Some(found) = tried.iter().find(|path| path.is_dir()) {
+        return Ok(found.clone());
+    }
+    let mut places = tried.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    places.dedup();
+    let error = recipe
+        .error(reference, "a model folder does not exist")
+        .fact("model", &reference.value)
+        .fact("tried", places.join(", "));
+    Err(if tried.iter().any(|path| path.is_file()) {
+        error.hint("a model is a folder with config.json and safetensors weights, not a file")
+    } else {
+        error.hint("paths are relative to the recipe's folder, then to the working directory")
+    })
+}

@@ -1,0 +1,260 @@
+//! The stages of a merge: which checkpoints each reads, and how one's output reaches the next.
+//!
+//! An intermediate model is computed where it is read (*streamed*), unless it would be computed
+//! several times over: then it is written to a folder beside the output (*staged*), which goes away
+//! at the end. Both give the same bytes.
+
+use super::folders::find;
+use super::step::Step;
+use super::{Merge, WriteOptions};
+use crate::engine::{DigestMode, Digests, NanPolicy, Outcome, PlannedTensor, sibling};
+use crate::error::{Error, Result};
+use crate::kernels::Kernels;
+use crate::lineage;
+use crate::methods::Reads;
+use crate::model::{Checkpoint, Config, Source};
+use crate::plan::{self, Plan};
+use crate::recipe::{Recipe, RecipeFile, stage_part};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A stage with the checkpoints it reads, in the order of [`Recipe::references`].
+pub(super) struct Stage {
+    pub(super) name: String,
+    pub(super) models: Vec<Checkpoint>,
+    pub(super) plan: Plan,
+    pub(super) keep: Keep,
+}
+
+/// What becomes of a stage's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// It is the output of the merge.
+    Output,
+    /// It is computed where a later stage reads it.
+    Streamed,
+    /// It is written to a folder that goes away at the end.
+    Staged,
+    /// It is written to a folder that stays.
+    Saved(PathBuf),
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Output => f.write_str("the output"),
+            Self::Streamed => f.write_str("computed where it is read"),
+            Self::Staged => f.write_str("written beside the output, removed at the end"),
+            Self::Saved(folder) => write!(f, "saved to {}", folder.display()),
+        }
+    }
+}
+
+/// Opens the checkpoints of every stage and plans them all. No weight is read.
+pub(super) fn open(file: &RecipeFile, options: &plan::Options) -> Result<Vec<Stage>> {
+    let mut planned: BTreeMap<&str, Checkpoint> = BTreeMap::new();
+    let mut stages: Vec<Stage> = Vec::new();
+    for (i, recipe) in file.stages.iter().enumerate() {
+        let models = models(recipe, &planned)?;
+        let mut plan = Plan::new(recipe, &models, options)?;
+        // What stages are computed of is read along with them.
+        for stage in stages.iter().filter(|stage| stage.keep == Keep::Streamed) {
+            if models.iter().any(|model| model.reference == stage.name) {
+                plan.totals.read += stage.plan.totals.read;
+            }
+        }
+        if let Some(name) = &recipe.name {
+            let tensors = planned_tensors(&plan, &models, NanPolicy::Refuse)?;
+            planned.insert(&name.value, as_checkpoint(&name.value, &plan, &models, tensors)?);
+        }
+        let keep = keep(file, i, &plan);
+        stages.push(Stage { name: recipe.title().to_string(), models, plan, keep });
+    }
+    Ok(stages)
+}
+
+/// The checkpoints of a recipe's references: stages by their names, folders otherwise.
+fn models(recipe: &Recipe, planned: &BTreeMap<&str, Checkpoint>) -> Result<Vec<Checkpoint>> {
+    let mut models: Vec<Checkpoint> = Vec::new();
+    let mut folders: Vec<(PathBuf, String)> = Vec::new();
+    for reference in recipe.references() {
+        if let Some(stage) = planned.get(reference.value.as_str()) {
+            models.push(stage.clone());
+            continue;
+        }
+        let folder = find(recipe, reference)?;
+        let real = std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone());
+        if let Some((_, other)) = folders.iter().find(|(other, _)| *other == real) {
+            return Err(recipe
+                .error(reference, "two references name one model folder")
+                .fact("model", &reference.value)
+                .fact("also", other)
+                .hint("write the reference in the same way everywhere"));
+        }
+        folders.push((real, reference.value.clone()));
+        models.push(Checkpoint::open(&reference.value, &folder)?);
+    }
+    Ok(models)
+}
+
+/// The outputs of a plan as sources over the checkpoints it reads.
+fn planned_tensors(
+    plan: &Plan,
+    models: &[Checkpoint],
+    nan: NanPolicy,
+) -> Result<Vec<Arc<dyn Source>>> {
+    let mut tensors: Vec<Arc<dyn Source>> = Vec::new();
+    for job in &plan.jobs {
+        let inputs = job.inputs.iter().map(|input| {
+            let tensor = models[input.model].shared_tensor(&input.tensor);
+            tensor.ok_or_else(|| Error::internal("a planned tensor is gone").tensor(&input.tensor))
+        });
+        let inputs = inputs.collect::<Result<_>>()?;
+        tensors.push(Arc::new(PlannedTensor::new(job, inputs, plan.seed, Kernels::best(), nan)));
+    }
+    Ok(tensors)
+}
+
+/// A stage's output as a model that later stages read.
+fn as_checkpoint(
+    name: &str,
+    plan: &Plan,
+    models: &[Checkpoint],
+    tensors: Vec<Arc<dyn Source>>,
+) -> Result<Checkpoint> {
+    let donor = &models[plan.donor];
+    let config = Config::parse(donor.config.path(), &plan.config)?;
+    Ok(Checkpoint::of_tensors(name, &donor.folder, config, tensors))
+}
+
+/// Streamed, unless a later stage would compute it more than once or it cannot be computed in parts.
+fn keep(file: &RecipeFile, index: usize, plan: &Plan) -> Keep {
+    let recipe = &file.stages[index];
+    if index + 1 == file.stages.len() {
+        return Keep::Output;
+    }
+    if let Some(save) = &recipe.save {
+        let beside = file.file.parent().unwrap_or(Path::new(""));
+        return Keep::Saved(beside.join(&save.value));
+    }
+    let name = recipe.name.as_ref().map_or("", |name| &name.value);
+    let uses = |user: &&Recipe| {
+        user.references().iter().any(|reference| stage_part(&reference.value) == name)
+    };
+    let users: Vec<&Recipe> = file.stages.iter().filter(uses).collect();
+    let Reads::Stream { passes, .. } = users.first().map_or(recipe, |user| user).method.reads;
+    let whole = plan.jobs.iter().any(|job| (job.method.trims_model)(&job.params));
+    if users.len() == 1 && passes == 1 && !whole { Keep::Streamed } else { Keep::Staged }
+}
+
+impl Merge {
+    /// Runs the stages and writes the output folder `target`, complete or not at all.
+    ///
+    /// # Errors
+    /// The target may not be written, or the run fails; nothing is left at `target` then.
+    pub fn write(&self, target: &Path, options: &WriteOptions) -> Result<Outcome> {
+        let mut folders = Vec::new();
+        let result = self.write_stages(target, options, &mut folders);
+        for folder in folders {
+            // What is left over does no harm: it is checked before it is used again.
+            let _ = std::fs::remove_dir_all(folder);
+        }
+        result
+    }
+
+    fn write_stages(
+        &self,
+        target: &Path,
+        options: &WriteOptions,
+        folders: &mut Vec<PathBuf>,
+    ) -> Result<Outcome> {
+        let nan = if options.allow_nan { NanPolicy::Keep } else { NanPolicy::Refuse };
+        let mut ready: BTreeMap<&str, Checkpoint> = BTreeMap::new();
+        let mut before: Vec<Value> = Vec::new();
+        let mut streamed: Vec<String> = Vec::new();
+        for (stage, recipe) in self.stages.iter().zip(&self.recipe.stages) {
+            let ready_or =
+                |model: &Checkpoint| ready.get(model.reference.as_str()).unwrap_or(model).clone();
+            let models: Vec<Checkpoint> = stage.models.iter().map(ready_or).collect();
+            let step = Step {
+                file: &self.recipe,
+                recipe,
+                models: &models,
+                plan: &stage.plan,
+                before: &before,
+                streamed: &streamed.concat(),
+            };
+            let name = recipe.name.as_ref().map_or("", |name| &name.value);
+            let (checkpoint, mut record) = match &stage.keep {
+                Keep::Output => return step.write(target, options).map(|(outcome, _)| outcome),
+                Keep::Streamed => {
+                    let fingerprint = step.fingerprint(options);
+                    let tensors = planned_tensors(&stage.plan, &models, nan)?;
+                    let record = streamed_record(&step, options)?;
+                    streamed.push(fingerprint);
+                    (as_checkpoint(name, &stage.plan, &models, tensors)?, record)
+                }
+                Keep::Staged => {
+                    let folder = sibling(target, &format!("stage-{name}"))?;
+                    folders.push(folder.clone());
+                    let record = staged(&step, &folder, options)?;
+                    (Checkpoint::open(name, &folder)?, record)
+                }
+                Keep::Saved(folder) => {
+                    let (_, record) = step.write(folder, options)?;
+                    (Checkpoint::open(name, folder)?, record)
+                }
+            };
+            record["name"] = name.into();
+            record["kept"] = stage.keep.to_string().into();
+            before.push(record);
+            ready.insert(name, checkpoint);
+        }
+        Err(Error::internal("a recipe without an output was planned"))
+    }
+}
+
+/// The file in a staged stage's folder that says which merge it is the whole output of.
+const FINGERPRINT: &str = ".fingerprint";
+
+/// Writes a stage to a folder beside the output; one that a killed merge left behind whole is used.
+fn staged(step: &Step<'_>, folder: &Path, options: &WriteOptions) -> Result<Value> {
+    let fingerprint = step.fingerprint(options);
+    let mark = folder.join(FINGERPRINT);
+    let manifest = folder.join("lineage.json");
+    if std::fs::read_to_string(&mark).is_ok_and(|found| found == fingerprint)
+        && let Ok(text) = std::fs::read(&manifest)
+        && let Ok(record) = serde_json::from_slice(&text)
+    {
+        return Ok(record);
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(folder)
+            .map_err(|e| Error::io("empty the folder of a stage", folder, &e))?;
+    }
+    let (_, record) = step.write(folder, options)?;
+    std::fs::write(&mark, fingerprint).map_err(|e| Error::io("mark a stage", &mark, &e))?;
+    Ok(record)
+}
+
+/// What is recorded of a stage that is never written: its recipe and inputs, no digests of outputs.
+fn streamed_record(step: &Step<'_>, options: &WriteOptions) -> Result<Value> {
+    let mut inputs = vec![BTreeMap::new(); step.models.len()];
+    if options.digests == DigestMode::Full {
+        let digests = Digests::new(step.models, options.cache.as_deref());
+        digests.complete(step.models)?;
+        if let Some(cache) = &options.cache {
+            digests.save(step.models, cache);
+        }
+        for (i, found) in inputs.iter_mut().enumerate() {
+            let of_model = digests.of_model(i).into_iter();
+            *found = of_model.map(|(name, digest)| (name.to_string(), digest)).collect();
+        }
+    }
+    let outputs = vec![None; step.plan.jobs.len()];
+    let outcome = Outcome { outputs, inputs, resumed: 0 };
+    Ok(lineage::manifest(step.file, step.recipe, step.plan, step.models, &outcome))
+}

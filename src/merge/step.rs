@@ -1,0 +1,127 @@
+//! One stage that is written: its plan run into a staged folder, which becomes the output.
+
+use super::WriteOptions;
+use super::folders::{check_space, check_target};
+use crate::engine::{self, NUMERICS, Outcome, RunOptions, Staging, hex};
+use crate::error::Result;
+use crate::kernels::Kernels;
+use crate::lineage;
+use crate::model::Checkpoint;
+use crate::plan::{self, Plan};
+use crate::recipe::{Recipe, RecipeFile};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// A plan with the checkpoints it reads.
+pub(super) struct Step<'a> {
+    pub(super) file: &'a RecipeFile,
+    pub(super) recipe: &'a Recipe,
+    pub(super) models: &'a [Checkpoint],
+    pub(super) plan: &'a Plan,
+    /// What is recorded of the stages before this one, in order.
+    pub(super) before: &'a [Value],
+    /// The fingerprints of the stages that this one computes as it reads them.
+    pub(super) streamed: &'a str,
+}
+
+impl Step<'_> {
+    /// Runs the plan and writes the output folder `target`, complete or not at all.
+    pub(super) fn write(&self, target: &Path, options: &WriteOptions) -> Result<(Outcome, Value)> {
+        check_target(target, self.models)?;
+        let staging = Staging::begin(target, &self.fingerprint(options), options.overwrite)?;
+        match self.fill(&staging, options) {
+            Ok(written) => {
+                staging.commit()?;
+                Ok(written)
+            }
+            Err(error) => {
+                staging.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&self, staging: &Staging, options: &WriteOptions) -> Result<(Outcome, Value)> {
+        let plan = self.plan;
+        check_space(staging.folder(), plan.totals.disk())?;
+        let run = RunOptions {
+            digests: options.digests,
+            cache: options.cache.clone(),
+            allow_nan: options.allow_nan,
+            kernels: Kernels::best(),
+            progress: &options.progress,
+        };
+        let outcome = engine::run(plan, self.models, staging, &run)?;
+        for sidecar in &plan.sidecars {
+            staging.copy(&self.models[sidecar.model].folder.join(&sidecar.path), &sidecar.path)?;
+        }
+        if let Some(index) = plan::index(&plan.jobs, &plan.shards) {
+            staging.write("model.safetensors.index.json", index.as_bytes())?;
+        }
+        staging.write("config.json", plan.config.as_bytes())?;
+        let before = self.used();
+        let card = lineage::card(self.file, self.recipe, plan, &self.ancestors(&before));
+        staging.write("README.md", card.as_bytes())?;
+        let mut manifest = lineage::manifest(self.file, self.recipe, plan, self.models, &outcome);
+        if !before.is_empty() {
+            manifest["stages"] = before.into_iter().cloned().collect();
+        }
+        staging.write("lineage.json", format!("{manifest:#}\n").as_bytes())?;
+        Ok((outcome, manifest))
+    }
+
+    /// The stages before that this one uses, or that those use.
+    fn used(&self) -> Vec<&Value> {
+        let mut names: BTreeSet<&str> =
+            self.plan.models.iter().map(|model| model.reference.as_str()).collect();
+        let mut used = Vec::new();
+        for stage in self.before.iter().rev() {
+            if stage["name"].as_str().is_some_and(|name| names.contains(name)) {
+                names.extend(inputs(stage));
+                used.push(stage);
+            }
+        }
+        used.reverse();
+        used
+    }
+
+    /// The models that are no stages, in the order the file comes to them.
+    fn ancestors(&self, used: &[&Value]) -> Vec<String> {
+        let stages: Vec<&str> = used.iter().filter_map(|stage| stage["name"].as_str()).collect();
+        let own = self.plan.models.iter().map(|model| model.reference.as_str());
+        let mut all: Vec<String> = Vec::new();
+        for name in used.iter().flat_map(|stage| inputs(stage)).chain(own) {
+            if !stages.contains(&name) && !all.iter().any(|other| other == name) {
+                all.push(name.to_string());
+            }
+        }
+        all
+    }
+
+    /// What tells this merge from any other: what decides the bytes it writes and whether it may
+    /// write them. Threads and memory do not.
+    pub(super) fn fingerprint(&self, options: &WriteOptions) -> String {
+        let (digests, allow_nan) = (options.digests, options.allow_nan);
+        let mut plan = self.plan.json();
+        if let Some(plan) = plan.as_object_mut() {
+            plan.retain(|key, _| !["threads", "totals", "warnings"].contains(&key.as_str()));
+        }
+        let mut hasher = Sha256::new();
+        let version = env!("CARGO_PKG_VERSION");
+        hasher.update(format!("{version} {NUMERICS} {digests:?} {allow_nan}\n{plan}"));
+        for shard in self.models.iter().flat_map(Checkpoint::shards) {
+            let (path, identity) = (shard.mapping.path().display(), shard.mapping.identity());
+            hasher.update(format!("\n{path} {} {}", identity.size, identity.stamp));
+        }
+        hasher.update(self.streamed);
+        hex(&hasher.finalize().into())
+    }
+}
+
+/// The references of a recorded stage's inputs.
+fn inputs(stage: &Value) -> impl Iterator<Item = &str> {
+    let inputs = stage["inputs"].as_array().into_iter().flatten();
+    inputs.filter_map(|input| input["model"].as_str())
+}

@@ -1,0 +1,213 @@
+//! The stages of a recipe file: several YAML documents, or a list under `stages`.
+//!
+//! A stage may use the output of another one by its name, as in the files of mergekit-multi. The
+//! order in the file does not matter.
+
+use super::raw::{self, RawRecipe, located};
+use super::{Located, Recipe, place, validate};
+use crate::error::{Error, Result, list};
+use serde_yaml::Spanned;
+use std::path::{Path, PathBuf};
+
+/// A recipe larger than this is refused unread.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A checked recipe file.
+#[derive(Clone, Debug)]
+pub struct RecipeFile {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// Its text, as written.
+    pub text: String,
+    /// The stages, each behind those it uses. The last one makes the output.
+    pub stages: Vec<Recipe>,
+}
+
+impl RecipeFile {
+    /// Reads and checks the recipe in `file`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the recipe is wrong; the error names key, file and line.
+    pub fn open(file: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(file).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::input("the recipe does not exist").file(file),
+            _ => Error::io("read the recipe", file, &e),
+        })?;
+        if !metadata.is_file() {
+            return Err(Error::input("the recipe is not a file").file(file));
+        }
+        if metadata.len() > MAX_BYTES {
+            return Err(Error::input("the recipe is too large")
+                .file(file)
+                .expected(format!("at most {MAX_BYTES} bytes"), metadata.len()));
+        }
+        let bytes = std::fs::read(file).map_err(|e| Error::io("read the recipe", file, &e))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Error::input("the recipe is not UTF-8 text").file(file))?;
+        Self::parse(file, text)
+    }
+
+    /// Checks a recipe's text; `file` names it in messages.
+    ///
+    /// # Errors
+    /// The recipe is wrong.
+    pub fn parse(file: &Path, text: String) -> Result<Self> {
+        let mut stages = Vec::new();
+        for document in raw::parse(file, &text)? {
+            flatten(file, document, &mut stages)?;
+        }
+        if stages.is_empty() {
+            return Err(Error::input("the recipe is empty").file(file));
+        }
+        let stages = stages.into_iter().map(|raw| validate::recipe(file, raw));
+        let stages = in_order(file, stages.collect::<Result<_>>()?)?;
+        Ok(Self { file: file.to_path_buf(), text, stages })
+    }
+
+    /// The stage that makes the output.
+    pub fn last(&self) -> &Recipe {
+        &self.stages[self.stages.len() - 1]
+    }
+}
+
+/// A document is a stage, or holds a list of them and nothing else.
+fn flatten(
+    file: &Path,
+    document: Spanned<RawRecipe>,
+    stages: &mut Vec<Spanned<RawRecipe>>,
+) -> Result<()> {
+    let mut document = document;
+    let Some(list) = document.value.stages.take() else {
+        stages.push(document);
+        return Ok(());
+    };
+    let list = located(list);
+    let error = |at: &Located<()>, message: &str| {
+        Error::input(message).fact("file", place(file, at.line, at.column)).key("stages")
+    };
+    let at = list.map(());
+    if !document.value.is_empty() {
+        return Err(error(&at, "keys of a recipe stand beside `stages`")
+            .hint("with `stages`, every other key belongs into one of its entries"));
+    }
+    if list.value.is_empty() {
+        return Err(error(&at, "`stages` is empty"));
+    }
+    for stage in list.value {
+        if stage.value.stages.is_some() {
+            return Err(error(&located(stage).map(()), "`stages` stands within `stages`"));
+        }
+        stages.push(stage);
+    }
+    Ok(())
+}
+
+/// Sorts the stages so that each comes behind those it uses, and checks their names.
+fn in_order(file: &Path, stages: Vec<Recipe>) -> Result<Vec<Recipe>> {
+    if stages.len() == 1 {
+        return Ok(stages);
+    }
+    let index = |name: &str| {
+        stages.iter().position(|stage| stage.name.as_ref().is_some_and(|own| own.value == name))
+    };
+    for (i, stage) in stages.iter().enumerate() {
+        if let Some(name) = &stage.name
+            && index(&name.value) != Some(i)
+        {
+            return Err(stage
+                .error(name, "two stages have one name")
+                .key("name")
+                .fact("found", &name.value));
+        }
+    }
+    let uses: Vec<Vec<usize>> = stages
+        .iter()
+        .map(|stage| {
+            let names = stage.references().into_iter();
+            names.filter_map(|reference| index(stage_part(&reference.value))).collect()
+        })
+        .collect();
+    let last = output(file, &stages, &uses)?;
+    let mut order = Vec::new();
+    let mut open = Vec::new();
+    visit(last, &stages, &uses, &mut open, &mut order)?;
+    if let Some(unused) = (0..stages.len()).find(|i| !order.contains(i)) {
+        // What is kept on disk is of use by itself.
+        let kept: Vec<usize> = (0..stages.len()).filter(|i| stages[*i].save.is_some()).collect();
+        for i in &kept {
+            visit(*i, &stages, &uses, &mut open, &mut order)?;
+        }
+        if let Some(unused) = (unused..stages.len()).find(|i| !order.contains(i)) {
+            let stage = &stages[unused];
+            return Err(stage
+                .error(&stage.at, "no other stage uses a stage")
+                .fact("stage", stage.title())
+                .hint("name it as a model somewhere, give it `save: FOLDER`, or remove it"));
+        }
+        order.retain(|i| *i != last);
+        order.push(last);
+    }
+    let mut stages: Vec<Option<Recipe>> = stages.into_iter().map(Some).collect();
+    Ok(order.into_iter().filter_map(|i| stages[i].take()).collect())
+}
+
+/// The part of a model reference that may be the name of a stage: what stands before an adapter.
+pub(crate) fn stage_part(reference: &str) -> &str {
+    reference.split('+').next().unwrap_or(reference)
+}
+
+/// The stage that makes the output: the one without a name, or else the one that no other uses.
+fn output(file: &Path, stages: &[Recipe], uses: &[Vec<usize>]) -> Result<usize> {
+    let unnamed: Vec<usize> = (0..stages.len()).filter(|i| stages[*i].name.is_none()).collect();
+    match unnamed[..] {
+        [one] => return Ok(one),
+        [_, second, ..] => {
+            let stage = &stages[second];
+            return Err(stage
+                .error(&stage.at, "two stages have no name")
+                .key("name")
+                .hint("only the stage that makes the output may go without a name"));
+        }
+        [] => {}
+    }
+    let ends: Vec<usize> = (0..stages.len())
+        .filter(|i| stages[*i].save.is_none() && !uses.iter().any(|used| used.contains(i)))
+        .collect();
+    match ends[..] {
+        [one] => Ok(one),
+        [] => Err(Error::input("no stage makes the output: every one is used by another or saved")
+            .file(file)
+            .hint("leave out the `name` of the stage that makes the output")),
+        _ => Err(Error::input("several stages could make the output")
+            .file(file)
+            .fact("stages", list(ends.iter().map(|i| stages[*i].title())))
+            .hint("leave out the `name` of the stage that makes the output")),
+    }
+}
+
+/// Depth first: the stages that `stage` uses, then itself.
+fn visit(
+    stage: usize,
+    stages: &[Recipe],
+    uses: &[Vec<usize>],
+    open: &mut Vec<usize>,
+    order: &mut Vec<usize>,
+) -> Result<()> {
+    if order.contains(&stage) {
+        return Ok(());
+    }
+    if let Some(from) = open.iter().position(|other| *other == stage) {
+        let circle = open[from..].iter().chain([&stage]).map(|i| stages[*i].title());
+        let recipe = &stages[stage];
+        return Err(recipe
+            .error(&recipe.at, "the stages use each other in a circle")
+            .fact("stages", circle.collect::<Vec<_>>().join(" → ")));
+    }
+    open.push(stage);
+    for used in &uses[stage] {
+        visit(*used, stages, uses, open, order)?;
+    }
+    open.pop();
+    order.push(stage);
+    Ok(())
+}
