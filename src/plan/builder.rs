@@ -5,8 +5,10 @@ use super::{Input, Job, Model, Options, Plan, Sidecar, Totals, layout, params};
 use crate::engine;
 use crate::error::{Error, Result, list};
 use crate::methods::{Base, COPY, Method, Params};
-use crate::model::{Checkpoint, Float, Place, Sidecars, Source, Stacks, TensorSpec, tied_to};
-use crate::recipe::{Layout, Recipe};
+use crate::model::{
+    Checkpoint, Float, Place, Sidecars, Source, Stacks, TensorSpec, split_layer, tied_to,
+};
+use crate::recipe::Recipe;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Buffers that models recompute and therefore often do not store; where a model lacks one, the
@@ -280,12 +282,11 @@ fn config(
             edits.push(format!("dtype: {}", float.name()));
         }
     }
-    if let Some(kept) = &placements.kept {
-        let (_, old) = models[donor].stacks.single()?;
-        let same = kept.iter().copied().eq(0..old);
+    for (old, kept) in &placements.kept {
+        let same = kept.iter().copied().eq(0..*old);
         if !same {
             edits.push(format!("layers: {old} → {}", kept.len()));
-            for edit in config.follow_layers(old, kept)? {
+            for edit in config.follow_layers(*old, kept)? {
                 edits
                     .push(format!("{}: {} → {} entries", edit.key, edit.lengths.0, edit.lengths.1));
             }
@@ -354,8 +355,9 @@ fn dropped(
                 continue;
             }
             let tied = tied_to(name, |name| model.tensor(name).is_some());
-            let reason = match (&recipe.layout, tied) {
-                (Layout::Models(_), Some(embedding)) => {
+            let sliced = !placements.kept.is_empty();
+            let reason = match tied {
+                Some(embedding) if !sliced => {
                     if lead.config.tied() == Some(true) && model.config.tied() == Some(false) {
                         return Err(Error::input("the models disagree on tied embeddings")
                             .file(&recipe.file)
@@ -366,15 +368,14 @@ fn dropped(
                     }
                     format!("tied to {embedding}")
                 }
-                (Layout::Models(_), None) => format!("{} has no such tensor", lead.reference),
-                (Layout::Slices(_), _) => {
-                    let stack = model.stacks.single().map(|(stack, _)| stack).unwrap_or_default();
-                    match Stacks::place(stack, name) {
-                        Place::Layer(_) => "its layer is in no slice".to_string(),
-                        Place::Before => "the first slice gives the embeddings".to_string(),
-                        Place::Behind => "the last slice gives what follows the layers".to_string(),
+                _ if !sliced => format!("{} has no such tensor", lead.reference),
+                _ => match split_layer(name) {
+                    Some(_) => "its layer is in no slice".to_string(),
+                    None if Stacks::place("", name) == Place::Before => {
+                        "the first slice gives the embeddings".to_string()
                     }
-                }
+                    None => "the last slice gives what follows the layers".to_string(),
+                },
             };
             dropped.insert(name.to_string(), reason);
         }

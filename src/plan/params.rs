@@ -1,4 +1,5 @@
-//! Resolves a method's parameters for one tensor: slice source, then slice, then model, then global.
+//! Resolves a method's parameters for one tensor: model or slice source, then slice,
+//! then module, then global.
 
 use super::placements::{Group, Placement};
 use crate::error::{Error, Result};
@@ -13,7 +14,8 @@ pub(super) fn resolve(
     placement: &Placement,
 ) -> Result<Params> {
     let mut params = Params::default();
-    let shared = [group.parameters, Some(&recipe.parameters)];
+    let shared: Vec<&Parameters> =
+        group.parameters.iter().copied().chain([&recipe.parameters]).collect();
     for param in method.params.iter().filter(|param| param.scope == Scope::Shared) {
         let missing = || unset(recipe, group, param, placement);
         if let Some(value) = resolve_one(param, &shared, &placement.key, placement.t, missing)? {
@@ -21,7 +23,8 @@ pub(super) fn resolve(
         }
     }
     for (i, (member, name)) in group.members.iter().zip(&placement.names).enumerate() {
-        let levels = [member.parameters, group.parameters, Some(&recipe.parameters)];
+        let levels: Vec<&Parameters> =
+            member.parameters.into_iter().chain(shared.iter().copied()).collect();
         let mut values = std::collections::BTreeMap::new();
         for param in method.params {
             if param.scope == Scope::Shared
@@ -70,12 +73,12 @@ fn unset(recipe: &Recipe, group: &Group<'_>, param: &Param, placement: &Placemen
 
 fn resolve_one(
     param: &Param,
-    levels: &[Option<&Parameters>],
+    levels: &[&Parameters],
     name: &str,
     t: f64,
     missing: impl FnOnce() -> Error,
 ) -> Result<Option<Value>> {
-    let mut settings = levels.iter().flatten().filter_map(|level| level.get(param.name));
+    let mut settings = levels.iter().filter_map(|level| level.get(param.name));
     if let Some(value) = settings.find_map(|setting| setting.value(name, t)) {
         return Ok(Some(value));
     }

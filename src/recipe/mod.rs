@@ -74,6 +74,38 @@ pub enum Layout {
     Models(Vec<ModelInput>),
     /// Slices of layers, stacked in order.
     Slices(Vec<Slice>),
+    /// Parts of a model of several stacks (text decoder, vision tower), each with its own layout.
+    Modules(Vec<Module>),
+}
+
+/// An entry of `modules:`.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// Its name: one of a model family's, or the beginning of its tensors' names.
+    pub name: Located<String>,
+    /// What is merged: models or slices.
+    pub layout: Layout,
+    /// Parameters of the module.
+    pub parameters: Parameters,
+}
+
+impl Layout {
+    /// The references of the layout, in order, as often as they stand there.
+    fn references(&self) -> Vec<&Located<String>> {
+        match self {
+            Self::Models(models) => models.iter().map(|input| &input.model).collect(),
+            Self::Slices(slices) => slices
+                .iter()
+                .flat_map(|slice| {
+                    let sources = slice.sources.iter().map(|source| &source.model);
+                    sources.chain(&slice.base_model)
+                })
+                .collect(),
+            Self::Modules(modules) => {
+                modules.iter().flat_map(|module| module.layout.references()).collect()
+            }
+        }
+    }
 }
 
 /// A whole model of `models:`.
@@ -122,16 +154,7 @@ impl Parameters {
 impl Recipe {
     /// Every model reference, in the order of first mention, the base last unless mentioned before.
     pub fn references(&self) -> Vec<&Located<String>> {
-        let mut all: Vec<&Located<String>> = match &self.layout {
-            Layout::Models(models) => models.iter().map(|input| &input.model).collect(),
-            Layout::Slices(slices) => slices
-                .iter()
-                .flat_map(|slice| {
-                    let sources = slice.sources.iter().map(|source| &source.model);
-                    sources.chain(&slice.base_model)
-                })
-                .collect(),
-        };
+        let mut all = self.layout.references();
         all.extend(&self.base_model);
         let mut seen = std::collections::BTreeSet::new();
         all.retain(|reference| seen.insert(reference.value.as_str()));

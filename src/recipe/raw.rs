@@ -25,7 +25,7 @@ pub(super) struct RawRecipe {
     pub(super) dtype: Option<Spanned<String>>,
     pub(super) out_dtype: Option<Spanned<String>>,
     pub(super) random_seed: Option<Spanned<u64>>,
-    pub(super) modules: Option<Spanned<IgnoredAny>>,
+    pub(super) modules: Option<Spanned<RawModules>>,
     pub(super) tokenizer_source: Option<Spanned<IgnoredAny>>,
     pub(super) tokenizer: Option<Spanned<IgnoredAny>>,
     pub(super) chat_template: Option<Spanned<IgnoredAny>>,
@@ -52,10 +52,11 @@ impl RawRecipe {
             chat_template,
         } = self;
         let others = [dtype, out_dtype, name, save, merge_method, base_model];
-        let ignored = [modules, tokenizer_source, tokenizer, chat_template];
+        let ignored = [tokenizer_source, tokenizer, chat_template];
         others.iter().all(|key| key.is_none())
             && ignored.iter().all(|key| key.is_none())
             && models.is_none()
+            && modules.is_none()
             && slices.is_none()
             && parameters.0.is_empty()
             && random_seed.is_none()
@@ -92,6 +93,48 @@ pub(super) struct RawSource {
     pub(super) parameters: RawParameters,
 }
 
+/// An entry of `modules`.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawModule {
+    pub(super) models: Option<Spanned<Vec<RawModel>>>,
+    pub(super) slices: Option<Spanned<Vec<RawSlice>>>,
+    #[serde(default)]
+    pub(super) parameters: RawParameters,
+}
+
+/// The `modules` block: names with their places, in the order of the file.
+pub(super) struct RawModules(pub(super) Vec<(Spanned<String>, RawModule)>);
+
+impl<'de> Deserialize<'de> for RawModules {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = RawModules;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping of module names to `models` or `slices`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawModules, A::Error> {
+                entries(map).map(RawModules)
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// The entries of a mapping whose keys keep their places and order.
+fn entries<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
+    mut map: A,
+) -> Result<Vec<(Spanned<String>, T)>, A::Error> {
+    let mut entries = Vec::new();
+    while let Some(name) = map.next_key::<Spanned<String>>()? {
+        entries.push((name, map.next_value()?));
+    }
+    Ok(entries)
+}
+
 /// A `parameters` block: names with their places, and settings.
 #[derive(Default)]
 pub(super) struct RawParameters(pub(super) Vec<(Spanned<String>, Setting)>);
@@ -110,12 +153,8 @@ impl<'de> Deserialize<'de> for RawParameters {
                 Ok(RawParameters::default())
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawParameters, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(name) = map.next_key::<Spanned<String>>()? {
-                    entries.push((name, map.next_value()?));
-                }
-                Ok(RawParameters(entries))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawParameters, A::Error> {
+                entries(map).map(RawParameters)
             }
         }
         deserializer.deserialize_any(Entries)

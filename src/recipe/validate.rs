@@ -1,7 +1,7 @@
 //! From the raw YAML to a checked [`Recipe`], with the methods' table in hand.
 
-use super::raw::{RawParameters, RawRecipe, RawSlice, located};
-use super::{Layout, Located, ModelInput, Parameters, Recipe, Slice, SliceSource};
+use super::raw::{RawModel, RawModules, RawParameters, RawRecipe, RawSlice, located};
+use super::{Layout, Located, ModelInput, Module, Parameters, Recipe, Slice, SliceSource};
 use crate::error::{Error, Result, nearest};
 use crate::methods::{METHODS, Method, Param, ParamKind, Scope, Value};
 use crate::model::Float;
@@ -34,7 +34,6 @@ pub(super) fn recipe(file: &Path, raw: Spanned<RawRecipe>) -> Result<Recipe> {
         .ok_or_else(|| error(file, &at, "the key `merge_method` is missing").key("merge_method"))?;
     let method = Method::named(&name.value).ok_or_else(|| unknown_method(file, &name))?;
     let later = [
-        ("modules", raw.modules.map(|v| located(v).map(()))),
         ("tokenizer_source", raw.tokenizer_source.map(|v| located(v).map(()))),
         ("tokenizer", raw.tokenizer.map(|v| located(v).map(()))),
         ("chat_template", raw.chat_template.map(|v| located(v).map(()))),
@@ -48,37 +47,17 @@ pub(super) fn recipe(file: &Path, raw: Spanned<RawRecipe>) -> Result<Recipe> {
     }
     let mut context = Context { file, method, warnings: Vec::new() };
     let parameters = context.parameters("parameters", raw.parameters, Level::Tensor)?;
-    let layout = match (raw.models, raw.slices) {
-        (Some(models), None) => {
-            let models = located(models);
-            if models.value.is_empty() {
-                return Err(error(file, &models, "`models` is empty").key("models"));
-            }
-            let mut inputs = Vec::new();
-            for (i, input) in models.value.into_iter().enumerate() {
-                inputs.push(ModelInput {
-                    model: context.reference(&format!("models[{i}].model"), input.model)?,
-                    parameters: context.parameters(
-                        &format!("models[{i}].parameters"),
-                        input.parameters,
-                        Level::Model,
-                    )?,
-                });
-            }
-            Layout::Models(inputs)
+    let layout = match raw.modules {
+        None => context.layout("", &name.map(()), raw.models, raw.slices)?,
+        Some(_) if raw.models.is_some() || raw.slices.is_some() => {
+            return Err(error(
+                file,
+                &name,
+                "a recipe has more than one of `models`, `slices` and `modules`",
+            )
+            .hint("put the models or slices into the modules"));
         }
-        (None, Some(slices)) => {
-            let slices = located(slices);
-            if slices.value.is_empty() {
-                return Err(error(file, &slices, "`slices` is empty").key("slices"));
-            }
-            let slices = slices.value.into_iter().enumerate();
-            Layout::Slices(slices.map(|(i, slice)| context.slice(i, slice)).collect::<Result<_>>()?)
-        }
-        _ => {
-            return Err(error(file, &name, "a recipe needs either `models` or `slices`")
-                .hint("`models` merges whole models, `slices` ranges of their layers"));
-        }
+        Some(modules) => context.modules(located(modules))?,
     };
     let base_model =
         raw.base_model.map(|base| context.reference("base_model", base)).transpose()?;
@@ -149,8 +128,74 @@ impl Context<'_> {
         Ok(model)
     }
 
-    fn slice(&mut self, index: usize, raw: RawSlice) -> Result<Slice> {
-        let path = format!("slices[{index}]");
+    /// Models or slices, of a recipe (`path` is empty) or of a module.
+    fn layout(
+        &mut self,
+        path: &str,
+        at: &Located<()>,
+        models: Option<Spanned<Vec<RawModel>>>,
+        slices: Option<Spanned<Vec<RawSlice>>>,
+    ) -> Result<Layout> {
+        match (models, slices) {
+            (Some(models), None) => {
+                let models = located(models);
+                if models.value.is_empty() {
+                    return Err(
+                        error(self.file, &models, "`models` is empty").key(format!("{path}models"))
+                    );
+                }
+                let mut inputs = Vec::new();
+                for (i, input) in models.value.into_iter().enumerate() {
+                    let path = format!("{path}models[{i}]");
+                    inputs.push(ModelInput {
+                        model: self.reference(&format!("{path}.model"), input.model)?,
+                        parameters: self.parameters(
+                            &format!("{path}.parameters"),
+                            input.parameters,
+                            Level::Model,
+                        )?,
+                    });
+                }
+                Ok(Layout::Models(inputs))
+            }
+            (None, Some(slices)) => {
+                let slices = located(slices);
+                if slices.value.is_empty() {
+                    return Err(
+                        error(self.file, &slices, "`slices` is empty").key(format!("{path}slices"))
+                    );
+                }
+                let slices = slices.value.into_iter().enumerate();
+                let slices =
+                    slices.map(|(i, slice)| self.slice(&format!("{path}slices[{i}]"), slice));
+                Ok(Layout::Slices(slices.collect::<Result<_>>()?))
+            }
+            _ => {
+                let whose = if path.is_empty() { "recipe" } else { "module" };
+                Err(error(self.file, at, format!("a {whose} needs either `models` or `slices`"))
+                    .hint("`models` merges whole models, `slices` ranges of their layers"))
+            }
+        }
+    }
+
+    fn modules(&mut self, raw: Located<RawModules>) -> Result<Layout> {
+        let at = raw.map(());
+        let mut modules = Vec::new();
+        for (name, module) in raw.value.0 {
+            let name = located(name);
+            let path = format!("modules.{}.", name.value);
+            let layout = self.layout(&path, &name.map(()), module.models, module.slices)?;
+            let parameters =
+                self.parameters(&format!("{path}parameters"), module.parameters, Level::Tensor)?;
+            modules.push(Module { name, layout, parameters });
+        }
+        if modules.is_empty() {
+            return Err(error(self.file, &at, "`modules` is empty").key("modules"));
+        }
+        Ok(Layout::Modules(modules))
+    }
+
+    fn slice(&mut self, path: &str, raw: RawSlice) -> Result<Slice> {
         let sources = located(raw.sources);
         if sources.value.is_empty() {
             return Err(
