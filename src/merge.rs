@@ -1,11 +1,12 @@
 //! A merge from end to end: recipe and checkpoints → plans → staged output → finished folder.
 
 mod folders;
+mod relation;
 mod stages;
 mod step;
 
 use crate::engine::{DigestMode, Progress};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{self, Plan};
 use crate::recipe::RecipeFile;
 use serde_json::{Value, json};
@@ -36,13 +37,18 @@ pub struct WriteOptions {
 }
 
 impl Merge {
-    /// Opens the recipe and its models and plans the merge. No weight is read.
+    /// Opens the recipe and its models and plans the merge. No weight is read, but for a small sample
+    /// that tells whether the models are related to their base.
     ///
     /// # Errors
     /// The recipe is wrong, a model cannot be opened, or they do not fit together.
     pub fn open(recipe: &Path, options: &plan::Options) -> Result<Self> {
         let recipe = RecipeFile::open(recipe)?;
-        let stages = stages::open(&recipe, options)?;
+        let mut stages = stages::open(&recipe, options)?;
+        for stage in &mut stages {
+            let unrelated = relation::unrelated(stage)?;
+            stage.plan.warnings.extend(unrelated);
+        }
         Ok(Self { recipe, stages })
     }
 
@@ -74,6 +80,29 @@ impl Merge {
             text += &stage.plan.text();
         }
         text
+    }
+
+    /// For people: the tensors of every stage whose names contain `part`, with their parameters.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn tensors_text(&self, part: &str) -> Result<String> {
+        let mut text = String::new();
+        for (stage, recipe) in self.stages.iter().zip(&self.recipe.stages) {
+            let tensors = stage.plan.tensors_text(part);
+            if self.stages.len() > 1 && !tensors.is_empty() {
+                let _ = writeln!(text, "stage {}", recipe.title());
+            }
+            text += &tensors;
+        }
+        if text.is_empty() {
+            let first = self.plan().jobs.first().map_or("", |job| &job.output.name);
+            return Err(Error::input("no output tensor has this in its name")
+                .key("--tensor")
+                .fact("found", part)
+                .fact("first tensor", first));
+        }
+        Ok(text)
     }
 
     /// The plan of the output as JSON, with those of the stages before it.

@@ -11,6 +11,9 @@ pub(crate) struct Args {
     recipe: PathBuf,
     #[command(flatten)]
     plan: PlanArgs,
+    /// Print the tensors whose names contain this, with their parameters as resolved
+    #[arg(long, value_name = "PART", conflicts_with = "json")]
+    tensor: Option<String>,
     /// Print the whole plan as JSON
     #[arg(long)]
     json: bool,
@@ -19,6 +22,9 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let merge = Merge::open(&self.recipe, &self.plan.options())?;
+        if let Some(part) = &self.tensor {
+            return print(&merge.tensors_text(part)?);
+        }
         if self.json { print_json(&merge.json()) } else { print(&merge.text()) }
     }
 }

@@ -54,6 +54,7 @@ pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -
         let left = list(sidecars.left.iter().map(String::as_str));
         warnings.push(format!("files of {} that are not copied: {left}", models[donor].reference));
     }
+    warnings.extend(super::advice::advice(recipe, models, &placements, &jobs));
     let (lanes, memory) = lanes(&jobs, models, options)?;
     let totals = Totals {
         read: read_bytes(&jobs, models),

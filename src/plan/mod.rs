@@ -3,6 +3,7 @@
 //! A plan is made from a recipe and the opened checkpoints' headers and configs; no weight is read.
 //! Everything that runs (engine, writer, lineage) knows plans alone.
 
+mod advice;
 mod builder;
 mod layout;
 mod params;

@@ -1,7 +1,7 @@
 //! A plan's totals, and its printed and JSON forms.
 
 use super::{Job, Plan, Sidecar};
-use crate::model::config_value;
+use crate::model::{TensorSpec, config_value};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -110,6 +110,37 @@ impl Plan {
         Ok(())
     }
 
+    /// For people: every output tensor whose name contains `part`, with its parameters as resolved
+    /// and the tensors it is made of. Empty where there is none.
+    pub fn tensors_text(&self, part: &str) -> String {
+        let mut text = String::new();
+        for job in self.jobs.iter().filter(|job| job.output.name.contains(part)) {
+            let _ = self.write_job(&mut text, job);
+        }
+        text
+    }
+
+    fn write_job(&self, out: &mut String, job: &Job) -> std::fmt::Result {
+        let TensorSpec { name, dtype, shape } = &job.output;
+        writeln!(out, "{name}  {dtype} {shape:?}")?;
+        write!(out, "  {}", job.method.name)?;
+        write_values(out, &job.params.shared)?;
+        for (i, input) in job.inputs.iter().enumerate() {
+            write!(out, "  {}", self.models[input.model].reference)?;
+            if input.tensor != *name {
+                write!(out, " {}", input.tensor)?;
+            }
+            if job.base == Some(i) {
+                write!(out, " (base)")?;
+            }
+            match job.params.inputs.get(i) {
+                Some(values) => write_values(out, values)?,
+                None => writeln!(out)?,
+            }
+        }
+        Ok(())
+    }
+
     /// The whole plan as JSON.
     pub fn json(&self) -> Value {
         let totals = &self.totals;
@@ -164,6 +195,17 @@ impl Plan {
             .map(|input| json!({"model": self.models[input.model].reference, "tensor": input.tensor}))
             .collect()
     }
+}
+
+/// ` name=value` for each, and the end of the line.
+fn write_values(
+    out: &mut String,
+    values: &BTreeMap<&'static str, crate::methods::Value>,
+) -> std::fmt::Result {
+    for (name, value) in values {
+        write!(out, "  {name}={value}")?;
+    }
+    writeln!(out)
 }
 
 /// Groups dropped tensors by their reason.

@@ -41,6 +41,14 @@ impl Setting {
         }
     }
 
+    /// Whether any of it changes over the layers.
+    pub fn has_gradient(&self) -> bool {
+        match self {
+            Self::Plain(gradient) => gradient.0.len() > 1,
+            Self::Filtered(filtered) => filtered.iter().any(|entry| entry.value.0.len() > 1),
+        }
+    }
+
     /// Every value that is written in the setting.
     pub fn values_mut(&mut self) -> Vec<&mut Value> {
         match self {
