@@ -46,6 +46,9 @@ impl Cli {
 /// Options that shape a plan, shared by `merge` and `plan`.
 #[derive(clap::Args)]
 struct PlanArgs {
+    /// Override a key of the recipe (`parameters.weight=0.5`, `models[0].model=PATH`); may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Seed of all random numbers; overrides the recipe's `random_seed` [default: 0]
     #[arg(long)]
     seed: Option<u64>,
@@ -63,7 +66,12 @@ struct PlanArgs {
 impl PlanArgs {
     fn options(&self) -> cognate::plan::Options {
         let default = cognate::plan::Options::default();
+        // The environment's, a line each, come first, so that the command line's hold.
+        let environment = std::env::var("COGNATE_SET").unwrap_or_default();
+        let lines = environment.lines().map(str::trim).filter(|line| !line.is_empty());
+        let set = lines.map(str::to_string).chain(self.set.iter().cloned()).collect();
         cognate::plan::Options {
+            set,
             seed: self.seed,
             shard_size: self.shard_size,
             threads: self.threads.map_or(default.threads, usize::from),

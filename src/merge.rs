@@ -43,7 +43,7 @@ impl Merge {
     /// # Errors
     /// The recipe is wrong, a model cannot be opened, or they do not fit together.
     pub fn open(recipe: &Path, options: &plan::Options) -> Result<Self> {
-        let recipe = RecipeFile::open(recipe)?;
+        let recipe = RecipeFile::open(recipe, &options.set)?;
         let mut stages = stages::open(&recipe, options)?;
         for stage in &mut stages {
             let unrelated = relation::unrelated(stage)?;

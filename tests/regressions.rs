@@ -11,7 +11,7 @@ type Expected<'a> = Result<usize, &'a str>;
 
 /// The number of models a recipe mentions.
 fn recipe(text: String) -> Result<usize> {
-    RecipeFile::parse(Path::new("recipe.yml"), text).map(|recipe| recipe.stages.len())
+    RecipeFile::parse(Path::new("recipe.yml"), text, &[]).map(|recipe| recipe.stages.len())
 }
 
 /// What is wrong with this outcome.
@@ -68,7 +68,7 @@ fn what_fuzzing_found_does_no_harm() {
             let found = match target {
                 "header" => parse_header(&bytes).map(|tensors| tensors.len()),
                 "index" => parse_index(&bytes).map(|tensors| tensors.len()),
-                _ => RecipeFile::open(&path).map(|recipe| recipe.stages.len()),
+                _ => RecipeFile::open(&path, &[]).map(|recipe| recipe.stages.len()),
             };
             let fine = found.as_ref().map_or_else(proper, |count| *count > 0);
             assert!(fine, "{}: {found:?}", path.display());
@@ -221,7 +221,7 @@ fn recipe_files_and_configs() {
     let written = |bytes: &[u8]| std::fs::write(&file, bytes).unwrap();
     let open_recipe = |bytes: &[u8]| {
         written(bytes);
-        RecipeFile::open(&file).map(|recipe| recipe.stages.len())
+        RecipeFile::open(&file, &[]).map(|recipe| recipe.stages.len())
     };
     let open_config = |bytes: &[u8]| {
         written(bytes);
@@ -236,7 +236,7 @@ fn recipe_files_and_configs() {
         ("more than 1 MiB", &large, Err("too large")),
     ];
     check(cases, open_recipe);
-    assert_eq!(wrong(RecipeFile::open(folder.path()).map(|_| 0), Err("not a file")), None);
+    assert_eq!(wrong(RecipeFile::open(folder.path(), &[]).map(|_| 0), Err("not a file")), None);
     let deep = "{\"a\":".repeat(1 << 20);
     let numbers = br#"{"depth":18446744073709551615,"n_layer":-1,"n_layers":1e9,"n":1e99}"#;
     let cases: Vec<(&str, &[u8], Expected)> = vec![

@@ -54,7 +54,7 @@ fn check_layout(recipe: &Recipe, layout: &Layout) {
 }
 
 fuzz_target!(|text: String| {
-    match RecipeFile::parse(Path::new("recipe.yml"), text) {
+    match RecipeFile::parse(Path::new("recipe.yml"), text, &[]) {
         Ok(file) => file.stages.iter().for_each(check),
         Err(error) => {
             assert_eq!(error.exit_code(), 2, "{error}");

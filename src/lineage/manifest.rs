@@ -25,7 +25,7 @@ pub fn manifest(
         outputs.clone().filter_map(|(job, digest)| Some((&job.output, digest.as_ref()?))),
     );
     let known = outcome.outputs.iter().all(Option::is_some);
-    json!({
+    let mut manifest = json!({
         "schema": SCHEMA,
         "tool": {"name": "cognate", "version": env!("CARGO_PKG_VERSION")},
         "numerics": NUMERICS,
@@ -62,7 +62,11 @@ pub fn manifest(
                 "base": job.base,
             })).collect::<Vec<_>>(),
         },
-    })
+    });
+    if !file.overrides.is_empty() {
+        manifest["recipe"]["overrides"] = file.overrides.clone().into();
+    }
+    manifest
 }
 
 /// One input: its digest, its tensors, and what became of those that are not used.

@@ -24,6 +24,8 @@ use std::collections::BTreeMap;
 /// What the command line adds to a recipe.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Overrides of the recipe's keys, as `KEY=VALUE`.
+    pub set: Vec<String>,
     /// Overrides the recipe's `random_seed`.
     pub seed: Option<u64>,
     /// The largest shard, in bytes of tensors.
@@ -37,6 +39,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            set: Vec::new(),
             seed: None,
             shard_size: 5_000_000_000,
             threads: std::thread::available_parallelism().map_or(1, usize::from),

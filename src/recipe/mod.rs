@@ -5,6 +5,7 @@
 //! parameter may be, `validate.rs` turns one into the other with the methods' table in hand, and
 //! `stages.rs` puts the stages of a file in order.
 
+mod overrides;
 mod raw;
 mod setting;
 mod stages;

@@ -4,7 +4,7 @@
 //! order in the file does not matter.
 
 use super::raw::{self, RawRecipe, located};
-use super::{Located, Recipe, place, validate};
+use super::{Located, Recipe, overrides, place, validate};
 use crate::error::{Error, Result, list};
 use serde_yaml::Spanned;
 use std::path::{Path, PathBuf};
@@ -19,16 +19,18 @@ pub struct RecipeFile {
     pub file: PathBuf,
     /// Its text, as written.
     pub text: String,
+    /// What was overridden, as `KEY=VALUE`, in order.
+    pub overrides: Vec<String>,
     /// The stages, each behind those it uses. The last one makes the output.
     pub stages: Vec<Recipe>,
 }
 
 impl RecipeFile {
-    /// Reads and checks the recipe in `file`.
+    /// Reads and checks the recipe in `file`, with overrides (`KEY=VALUE`, the last one holds).
     ///
     /// # Errors
     /// The file cannot be read, or the recipe is wrong; the error names key, file and line.
-    pub fn open(file: &Path) -> Result<Self> {
+    pub fn open(file: &Path, overrides: &[String]) -> Result<Self> {
         let metadata = std::fs::metadata(file).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::input("the recipe does not exist").file(file),
             _ => Error::io("read the recipe", file, &e),
@@ -44,14 +46,14 @@ impl RecipeFile {
         let bytes = std::fs::read(file).map_err(|e| Error::io("read the recipe", file, &e))?;
         let text = String::from_utf8(bytes)
             .map_err(|_| Error::input("the recipe is not UTF-8 text").file(file))?;
-        Self::parse(file, text)
+        Self::parse(file, text, overrides)
     }
 
     /// Checks a recipe's text; `file` names it in messages.
     ///
     /// # Errors
     /// The recipe is wrong.
-    pub fn parse(file: &Path, text: String) -> Result<Self> {
+    pub fn parse(file: &Path, text: String, overrides: &[String]) -> Result<Self> {
         let mut stages = Vec::new();
         for document in raw::parse(file, &text)? {
             flatten(file, document, &mut stages)?;
@@ -59,9 +61,12 @@ impl RecipeFile {
         if stages.is_empty() {
             return Err(Error::input("the recipe is empty").file(file));
         }
+        for text in overrides {
+            overrides::apply(&mut stages, text)?;
+        }
         let stages = stages.into_iter().map(|raw| validate::recipe(file, raw));
         let stages = in_order(file, stages.collect::<Result<_>>()?)?;
-        Ok(Self { file: file.to_path_buf(), text, stages })
+        Ok(Self { file: file.to_path_buf(), text, overrides: overrides.to_vec(), stages })
     }
 
     /// The stage that makes the output.
