@@ -159,7 +159,7 @@ impl Config {
     }
 
     /// The top level and the nested objects of composed models, with the path prefix of each.
-    fn objects(&self) -> impl Iterator<Item = (String, &Map<String, Value>)> {
+    pub(crate) fn objects(&self) -> impl Iterator<Item = (String, &Map<String, Value>)> {
         let nested = NESTED.iter().filter_map(|key| {
             let object = self.map.get(*key)?.as_object()?;
             Some((format!("{key}."), object))

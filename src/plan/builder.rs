@@ -24,6 +24,7 @@ const DERIVED: [&str; 6] = [
 
 pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -> Result<Plan> {
     let donor = donor(recipe, models);
+    super::compatible::check(recipe, models, donor)?;
     let placements = place(recipe, models)?;
     for group in &placements.groups {
         check_group(recipe, group, models)?;

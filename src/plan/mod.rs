@@ -5,6 +5,7 @@
 
 mod advice;
 mod builder;
+mod compatible;
 mod layout;
 mod params;
 mod placements;
