@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use crate::lineage;
 use crate::model::Checkpoint;
-use crate::plan::{self, Plan};
-use crate::recipe::Recipe;
+use crate::plan::{self, Plan, Vocabulary};
+use crate::recipe::{Located, Recipe};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -56,7 +56,10 @@ impl Merge {
             }
             models.push(Checkpoint::open(&reference.value, &folder)?);
         }
-        let plan = Plan::new(&recipe, &models, options)?;
+        let donor = plan::donor(&recipe, &models);
+        let of_reference = |reference: &Located<String>| find(&recipe, reference);
+        let (models, vocabulary) = Vocabulary::resolve(&recipe, models, donor, of_reference)?;
+        let plan = Plan::new(&recipe, &models, vocabulary, options)?;
         Ok(Self { recipe, models, plan })
     }
 
@@ -93,6 +96,9 @@ impl Merge {
         let outcome = engine::run(plan, &self.models, staging, run)?;
         for sidecar in &plan.sidecars {
             staging.copy(&self.models[sidecar.model].folder.join(&sidecar.path), &sidecar.path)?;
+        }
+        for (path, bytes) in &plan.files {
+            staging.write(path, bytes)?;
         }
         if let Some(index) = plan::index(&plan.jobs, &plan.shards) {
             staging.write("model.safetensors.index.json", index.as_bytes())?;
@@ -184,7 +190,7 @@ fn resolve(target: &Path) -> Option<PathBuf> {
 }
 
 /// The folder of a model reference: relative to the recipe's folder, then to the working directory.
-fn find(recipe: &Recipe, reference: &crate::recipe::Located<String>) -> Result<PathBuf> {
+fn find(recipe: &Recipe, reference: &Located<String>) -> Result<PathBuf> {
     let beside = recipe.file.parent().unwrap_or(Path::new("")).join(&reference.value);
     let here = PathBuf::from(&reference.value);
     let tried = [beside, here];

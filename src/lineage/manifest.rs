@@ -19,7 +19,7 @@ pub fn manifest(recipe: &Recipe, plan: &Plan, models: &[Checkpoint], outcome: &O
         outputs.clone().filter_map(|(job, digest)| Some((&job.output, digest.as_ref()?))),
     );
     let known = outcome.outputs.iter().all(Option::is_some);
-    json!({
+    let mut manifest = json!({
         "schema": SCHEMA,
         "tool": {"name": "cognate", "version": env!("CARGO_PKG_VERSION")},
         "numerics": NUMERICS,
@@ -56,7 +56,13 @@ pub fn manifest(recipe: &Recipe, plan: &Plan, models: &[Checkpoint], outcome: &O
                 "base": job.base,
             })).collect::<Vec<_>>(),
         },
-    })
+    });
+    if let (Some(output), Some(vocabulary)) =
+        (manifest["output"].as_object_mut(), plan.vocabulary_json())
+    {
+        output.insert("vocabulary".to_string(), vocabulary);
+    }
+    manifest
 }
 
 /// One input: its digest, its tensors, and what became of those that are not used.

@@ -23,9 +23,9 @@ pub(super) struct RawRecipe {
     pub(super) out_dtype: Option<Spanned<String>>,
     pub(super) random_seed: Option<Spanned<u64>>,
     pub(super) modules: Option<Spanned<IgnoredAny>>,
-    pub(super) tokenizer_source: Option<Spanned<IgnoredAny>>,
-    pub(super) tokenizer: Option<Spanned<IgnoredAny>>,
-    pub(super) chat_template: Option<Spanned<IgnoredAny>>,
+    pub(super) tokenizer_source: Option<Spanned<String>>,
+    pub(super) tokenizer: Option<Spanned<super::tokenizer::RawTokenizer>>,
+    pub(super) chat_template: Option<Spanned<String>>,
 }
 
 /// An entry of `models`.

@@ -4,7 +4,7 @@ use super::raw::{RawParameters, RawRecipe, RawSlice, located};
 use super::{Layout, Located, ModelInput, Parameters, Recipe, Slice, SliceSource};
 use crate::error::{Error, Result, nearest};
 use crate::methods::{METHODS, Method, Param, ParamKind, Scope, Value};
-use crate::model::Float;
+use crate::model::{ChatTemplate, Float};
 use serde_yaml::Spanned;
 use std::path::Path;
 
@@ -27,12 +27,7 @@ enum Level {
 pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe> {
     let name = located(raw.merge_method);
     let method = Method::named(&name.value).ok_or_else(|| unknown_method(file, &name))?;
-    let later = [
-        ("modules", raw.modules.map(|v| located(v).map(()))),
-        ("tokenizer_source", raw.tokenizer_source.map(|v| located(v).map(()))),
-        ("tokenizer", raw.tokenizer.map(|v| located(v).map(()))),
-        ("chat_template", raw.chat_template.map(|v| located(v).map(()))),
-    ];
+    let later = [("modules", raw.modules.map(|v| located(v).map(())))];
     for (key, value) in later {
         if let Some(value) = value {
             return Err(
@@ -85,13 +80,15 @@ pub(super) fn recipe(file: &Path, text: String, raw: RawRecipe) -> Result<Recipe
         parameters,
         dtype: raw.dtype.map(|dtype| float(file, "dtype", dtype)).transpose()?,
         out_dtype: raw.out_dtype.map(|dtype| float(file, "out_dtype", dtype)).transpose()?,
+        tokenizer: super::tokenizer::settings(file, raw.tokenizer_source, raw.tokenizer)?,
+        chat_template: raw.chat_template.map(|text| chat_template(file, text)).transpose()?,
         seed: raw.random_seed.map(|seed| seed.value),
         warnings: context.warnings,
     };
     Ok(recipe)
 }
 
-fn error<T>(file: &Path, at: &Located<T>, message: impl Into<String>) -> Error {
+pub(super) fn error<T>(file: &Path, at: &Located<T>, message: impl Into<String>) -> Error {
     Error::input(message).fact("file", super::place(file, at.line, at.column))
 }
 
@@ -118,6 +115,12 @@ fn float(file: &Path, key: &str, name: Spanned<String>) -> Result<Float> {
             None => wrong,
         }
     })
+}
+
+fn chat_template(file: &Path, text: Spanned<String>) -> Result<ChatTemplate> {
+    let text = located(text);
+    let place = super::place(file, text.line, text.column);
+    ChatTemplate::parse(&text.value).map_err(|e| e.fact("file", place))
 }
 
 impl Context<'_> {
