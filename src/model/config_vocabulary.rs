@@ -57,7 +57,7 @@ pub(crate) fn move_token_ids(
 ) -> Vec<String> {
     let mut lines = Vec::new();
     for (key, value) in object.iter_mut().filter(|(key, _)| key.ends_with("_token_id")) {
-        let before = value.to_string();
+        let before = value.clone();
         let mut lost = false;
         let mut change = |value: &mut Value| {
             let Some(old) = value.as_u64().and_then(|id| u32::try_from(id).ok()) else { return };
@@ -74,7 +74,7 @@ pub(crate) fn move_token_ids(
             lines.push(format!(
                 "{key}: {before} names a token that the new vocabulary lacks; set it"
             ));
-        } else if value.to_string() != before {
+        } else if *value != before {
             lines.push(format!("{key}: {before} → {value}"));
         }
     }

@@ -9,9 +9,46 @@
 //! are the mean of the other rows, as in mergekit.
 
 use crate::error::Result;
-use crate::model::{Missing, NONE, Rows};
-use crate::recipe::{Located, Recipe, TokenKey, TokenRow, TokenSetting};
+use crate::model::{Checkpoint, Missing, NONE, Place, Rows};
+use crate::recipe::{Layout, Located, Recipe, Slice, TokenKey, TokenRow, TokenSetting};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Models whose embeddings are merged with each other.
+pub(super) struct Members {
+    /// The models.
+    pub(super) members: Vec<usize>,
+    /// The base, where it is one of them.
+    pub(super) base: Option<usize>,
+}
+
+/// The groups that embeddings and heads are merged in: all models; or, for slices, those of the
+/// first slice for what stands before the layers and those of the last for what stands behind.
+pub(super) fn groups(recipe: &Recipe, models: &[Checkpoint]) -> Vec<(Members, Option<Place>)> {
+    let find = |reference: &Located<String>| {
+        models.iter().position(|model| model.reference == reference.value)
+    };
+    match &recipe.layout {
+        Layout::Models(inputs) => {
+            let mut members: Vec<usize> =
+                inputs.iter().filter_map(|input| find(&input.model)).collect();
+            let base = recipe.base_model.as_ref().and_then(find);
+            members.extend(base.filter(|base| !members.contains(base)));
+            vec![(Members { members, base }, None)]
+        }
+        Layout::Slices(slices) => {
+            let ends = [(slices.first(), Place::Before), (slices.last(), Place::Behind)];
+            let group = |(slice, place): (Option<&Slice>, Place)| {
+                let slice = slice?;
+                let members: Vec<usize> =
+                    slice.sources.iter().filter_map(|source| find(&source.model)).collect();
+                let base = slice.base_model.as_ref().or(recipe.base_model.as_ref());
+                let base = base.and_then(find).filter(|base| members.contains(base));
+                Some((Members { members, base }, Some(place)))
+            };
+            ends.into_iter().filter_map(group).collect()
+        }
+    }
+}
 
 /// A model as far as its vocabulary goes.
 pub(super) struct Lexicon {
