@@ -316,7 +316,7 @@ fn what_does_not_fit_is_refused() {
         ),
         (
             "b",
-            "tokenizer: {tokens: {x: {source: {kind: model_token, model: b, token_id: 4000}}}}",
+            "tokenizer: {tokens: {zz: {source: {kind: model_token, model: b, token_id: 4000}}}}",
             vec!["behind the last row", "4000"],
         ),
         ("b", "tokenizer: {pad_to_multiple_of: 0}", vec!["cannot be a multiple", "recipe.yml:6"]),

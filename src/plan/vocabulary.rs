@@ -61,7 +61,7 @@ impl Vocabulary {
         let models = match &recipe.tokenizer {
             Some(settings) => vocabulary.unify(recipe, settings, models, donor, find)?,
             None => {
-                same_vocabularies(recipe, &models)?;
+                same_vocabularies(recipe, &models, &mut vocabulary.warnings)?;
                 models
             }
         };
@@ -301,7 +301,11 @@ impl Vocabulary {
 }
 
 /// Without a word in the recipe, models with tokenizers must have the same vocabulary.
-fn same_vocabularies(recipe: &Recipe, models: &[Checkpoint]) -> Result<()> {
+fn same_vocabularies(
+    recipe: &Recipe,
+    models: &[Checkpoint],
+    warnings: &mut Vec<String>,
+) -> Result<()> {
     let mut first: Option<(&Checkpoint, Vec<u8>)> = None;
     for model in models {
         let path = model.folder.join(TOKENIZER);
@@ -313,9 +317,19 @@ fn same_vocabularies(recipe: &Recipe, models: &[Checkpoint]) -> Result<()> {
         if *known == bytes {
             continue;
         }
-        let (Some(a), Some(b)) = (Tokenizer::open(&other.folder)?, Tokenizer::open(&model.folder)?)
-        else {
-            continue;
+        let (a, b) = match (Tokenizer::open(&other.folder), Tokenizer::open(&model.folder)) {
+            (Ok(Some(a)), Ok(Some(b))) => (a, b),
+            (Err(e), _) | (_, Err(e)) => {
+                // Nothing is made of the tokenizers, so one that is not understood stops nothing.
+                warnings.push(format!(
+                    "the vocabularies of {} and {} were not compared: {}",
+                    other.reference,
+                    model.reference,
+                    e.message()
+                ));
+                continue;
+            }
+            _ => continue,
         };
         if let Some((expected, found)) = a.difference(&b) {
             return Err(Error::input("the models have different vocabularies")
