@@ -66,6 +66,11 @@ pub fn manifest(
     if !file.overrides.is_empty() {
         manifest["recipe"]["overrides"] = file.overrides.clone().into();
     }
+    if let (Some(output), Some(vocabulary)) =
+        (manifest["output"].as_object_mut(), plan.vocabulary_json())
+    {
+        output.insert("vocabulary".to_string(), vocabulary);
+    }
     manifest
 }
 

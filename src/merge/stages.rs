@@ -13,20 +13,26 @@ use crate::kernels::Kernels;
 use crate::lineage;
 use crate::methods::Reads;
 use crate::model::{Checkpoint, Config, Source};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, Vocabulary};
 use crate::recipe::{Recipe, RecipeFile, stage_part};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tempfile::TempDir;
 
 /// A stage with the checkpoints it reads, in the order of [`Recipe::references`].
 pub(super) struct Stage {
     pub(super) name: String,
+    /// The checkpoints as they are.
+    opened: Vec<Checkpoint>,
+    /// The same as the plan sees them: in the vocabulary of the output.
     pub(super) models: Vec<Checkpoint>,
     pub(super) plan: Plan,
     pub(super) keep: Keep,
+    /// The files beside the weights, where those of the config's model are not the stage's.
+    files: Option<TempDir>,
 }
 
 /// What becomes of a stage's output.
@@ -58,8 +64,10 @@ pub(super) fn open(file: &RecipeFile, options: &plan::Options) -> Result<Vec<Sta
     let mut planned: BTreeMap<&str, Checkpoint> = BTreeMap::new();
     let mut stages: Vec<Stage> = Vec::new();
     for (i, recipe) in file.stages.iter().enumerate() {
-        let models = models(recipe, &planned)?;
-        let mut plan = Plan::new(recipe, &models, options)?;
+        let opened = models(recipe, &planned)?;
+        let (models, vocabulary) = in_one_vocabulary(recipe, opened.clone(), &planned)?;
+        let mut plan = Plan::new(recipe, &models, vocabulary, options)?;
+        let mut files = None;
         // What stages are computed of is read along with them.
         for stage in stages.iter().filter(|stage| stage.keep == Keep::Streamed) {
             if models.iter().any(|model| model.reference == stage.name) {
@@ -68,10 +76,14 @@ pub(super) fn open(file: &RecipeFile, options: &plan::Options) -> Result<Vec<Sta
         }
         if let Some(name) = &recipe.name {
             let tensors = planned_tensors(&plan, &models, NanPolicy::Refuse)?;
-            planned.insert(&name.value, as_checkpoint(&name.value, &plan, &models, tensors)?);
+            files = files_beside(&plan, &models)?;
+            let folder = files.as_ref().map_or(&*models[plan.donor].folder, TempDir::path);
+            let checkpoint = as_checkpoint(&name.value, &plan, &models, folder, tensors)?;
+            planned.insert(&name.value, checkpoint);
         }
         let keep = keep(file, i, &plan);
-        stages.push(Stage { name: recipe.title().to_string(), models, plan, keep });
+        let name = recipe.title().to_string();
+        stages.push(Stage { name, opened, models, plan, keep, files });
     }
     Ok(stages)
 }
@@ -123,11 +135,51 @@ fn as_checkpoint(
     name: &str,
     plan: &Plan,
     models: &[Checkpoint],
+    folder: &Path,
     tensors: Vec<Arc<dyn Source>>,
 ) -> Result<Checkpoint> {
-    let donor = &models[plan.donor];
-    let config = Config::parse(donor.config.path(), &plan.config)?;
-    Ok(Checkpoint::of_tensors(name, &donor.folder, config, tensors))
+    let config = Config::parse(models[plan.donor].config.path(), &plan.config)?;
+    Ok(Checkpoint::of_tensors(name, folder, config, tensors))
+}
+
+/// A folder with the files that the stage would write beside its weights, where it does not just
+/// copy one model's: its readers look for the tokenizer there.
+fn files_beside(plan: &Plan, models: &[Checkpoint]) -> Result<Option<TempDir>> {
+    if plan.files.is_empty() {
+        return Ok(None);
+    }
+    let failed = |e: std::io::Error| Error::io("keep a stage's files", &std::env::temp_dir(), &e);
+    let folder = TempDir::new().map_err(failed)?;
+    let write = |path: &str, bytes: &[u8]| {
+        let path = folder.path().join(path);
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        std::fs::write(path, bytes)
+    };
+    for sidecar in &plan.sidecars {
+        let from = models[sidecar.model].folder.join(&sidecar.path);
+        let bytes =
+            std::fs::read(&from).map_err(|e| Error::io("read a file to copy", &from, &e))?;
+        write(&sidecar.path, &bytes).map_err(failed)?;
+    }
+    for (path, bytes) in &plan.files {
+        write(path, bytes).map_err(failed)?;
+    }
+    Ok(Some(folder))
+}
+
+/// The checkpoints with their embeddings in the vocabulary that the recipe asks for.
+fn in_one_vocabulary(
+    recipe: &Recipe,
+    opened: Vec<Checkpoint>,
+    planned: &BTreeMap<&str, Checkpoint>,
+) -> Result<(Vec<Checkpoint>, Vocabulary)> {
+    let donor = plan::donor(recipe, &opened);
+    Vocabulary::resolve(recipe, opened, donor, |reference| {
+        match planned.get(reference.value.as_str()) {
+            Some(stage) => Ok(stage.folder.clone()),
+            None => find(recipe, reference),
+        }
+    })
 }
 
 /// Streamed, unless a later stage would compute it more than once or it cannot be computed in parts.
@@ -178,7 +230,12 @@ impl Merge {
         for (stage, recipe) in self.stages.iter().zip(&self.recipe.stages) {
             let ready_or =
                 |model: &Checkpoint| ready.get(model.reference.as_str()).unwrap_or(model).clone();
-            let models: Vec<Checkpoint> = stage.models.iter().map(ready_or).collect();
+            let opened: Vec<Checkpoint> = stage.opened.iter().map(ready_or).collect();
+            let models = if ready.is_empty() {
+                stage.models.clone()
+            } else {
+                in_one_vocabulary(recipe, opened, &ready)?.0
+            };
             let step = Step {
                 file: &self.recipe,
                 recipe,
@@ -195,7 +252,9 @@ impl Merge {
                     let tensors = planned_tensors(&stage.plan, &models, nan)?;
                     let record = streamed_record(&step, options)?;
                     streamed.push(fingerprint);
-                    (as_checkpoint(name, &stage.plan, &models, tensors)?, record)
+                    let folder = stage.files.as_ref();
+                    let folder = folder.map_or(&*models[stage.plan.donor].folder, TempDir::path);
+                    (as_checkpoint(name, &stage.plan, &models, folder, tensors)?, record)
                 }
                 Keep::Staged => {
                     let folder = sibling(target, &format!("stage-{name}"))?;

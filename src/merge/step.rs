@@ -57,6 +57,9 @@ impl Step<'_> {
         for sidecar in &plan.sidecars {
             staging.copy(&self.models[sidecar.model].folder.join(&sidecar.path), &sidecar.path)?;
         }
+        for (path, bytes) in &plan.files {
+            staging.write(path, bytes)?;
+        }
         if let Some(index) = plan::index(&plan.jobs, &plan.shards) {
             staging.write("model.safetensors.index.json", index.as_bytes())?;
         }

@@ -95,6 +95,21 @@ impl Checkpoint {
         self
     }
 
+    /// The same checkpoint with these tensors in place of those of the same names.
+    pub(crate) fn with_tensors(self, replaced: BTreeMap<String, Arc<dyn Source>>) -> Self {
+        let seen = self.order.iter().filter_map(|name| {
+            replaced.get(name).or_else(|| self.tensors.get(name)).map(Arc::clone)
+        });
+        let seen = seen.collect();
+        self.seen_as(seen)
+    }
+
+    /// What [`Checkpoint::tensor_or_tied`] finds, to be kept.
+    pub(crate) fn shared_or_tied(&self, name: &str) -> Option<Arc<dyn Source>> {
+        let (found, _) = self.tensor_or_tied(name)?;
+        self.tensors.get(found).map(Arc::clone)
+    }
+
     /// The tensor of this name, as a merge sees it.
     pub fn tensor(&self, name: &str) -> Option<&dyn Source> {
         self.tensors.get(name).map(|tensor| &**tensor)

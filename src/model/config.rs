@@ -18,7 +18,7 @@ const LAYER_COUNT_KEYS: [&str; 9] = [
 ];
 
 /// Nested objects that describe one part of a composed model.
-const NESTED: [&str; 8] = [
+pub(super) const NESTED: [&str; 8] = [
     "text_config",
     "llm_config",
     "language_config",
@@ -77,7 +77,7 @@ pub struct LayerListEdit {
 #[derive(Clone, Debug)]
 pub struct Config {
     path: PathBuf,
-    map: Map<String, Value>,
+    pub(super) map: Map<String, Value>,
 }
 
 impl Config {

@@ -5,22 +5,34 @@
 
 mod checkpoint;
 mod config;
+mod config_vocabulary;
+mod embeddings;
 mod layers;
 mod mapping;
 mod modules;
+mod remapped;
 mod shards;
 mod sidecars;
 mod source;
 mod tied;
+mod tokenizer;
 
 pub use checkpoint::Checkpoint;
 pub(crate) use config::config_value;
 pub use config::{Config, LayerListEdit, parse_config};
+pub(crate) use config_vocabulary::move_token_ids;
+pub(crate) use embeddings::{input_embedding, is_vocabulary_tensor};
 pub(crate) use layers::gradient_position;
 pub use layers::{LayerName, Place, Stacks, split_layer};
 pub use mapping::{FileIdentity, Mapping};
 pub use modules::{known_modules, module_of};
+pub(crate) use remapped::{Missing, NONE, RemappedRows, Rows};
 pub use shards::{Shard, StoredTensor, parse_header, parse_index};
 pub use sidecars::{Sidecars, WEIGHT_FILES, is_weight_file};
 pub use source::{Float, Source, TensorSpec};
 pub use tied::tied_to;
+pub use tokenizer::ChatTemplate;
+pub(crate) use tokenizer::{
+    TOKENIZER, Tokenizer, TokenizerFile, TokenizerSettingsFile, United, add_tokens, chat_template,
+    is_tokenizer_file, unite,
+};

@@ -1,7 +1,7 @@
 //! Builds a plan from a merge recipe and the opened checkpoints.
 
 use super::placements::{Group, Placement, Placements, place};
-use super::{Input, Job, Model, Options, Plan, Sidecar, Totals, layout, params};
+use super::{Input, Job, Model, Options, Plan, Sidecar, Totals, Vocabulary, donor, layout, params};
 use crate::engine;
 use crate::error::{Error, Result, list};
 use crate::methods::{Base, COPY, Method, Params};
@@ -22,7 +22,12 @@ const DERIVED: [&str; 6] = [
     "position_ids",
 ];
 
-pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -> Result<Plan> {
+pub(super) fn build(
+    recipe: &Recipe,
+    models: &[Checkpoint],
+    vocabulary: Vocabulary,
+    options: &Options,
+) -> Result<Plan> {
     let donor = donor(recipe, models);
     super::compatible::check(recipe, models, donor)?;
     let placements = place(recipe, models)?;
@@ -30,6 +35,7 @@ pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -
         check_group(recipe, group, models)?;
     }
     let mut warnings = recipe.warnings.clone();
+    warnings.extend(vocabulary.warnings.iter().cloned());
     warn_of_mixtures(models, donor, &mut warnings);
     let mut jobs = Vec::new();
     for placement in &placements.list {
@@ -43,13 +49,16 @@ pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -
     }
     check_model_densities(recipe, models, &jobs)?;
     let shards = layout::shards(&mut jobs, options.shard_size)?;
-    let (config, config_edits) = config(models, donor, &placements, &jobs, &mut warnings)?;
-    let sidecars = Sidecars::find(&models[donor].folder)?;
+    let (config, config_edits) =
+        config(models, donor, &vocabulary, &placements, &jobs, &mut warnings)?;
+    let mut sidecars = Sidecars::find(&models[donor].folder)?;
+    sidecars.copied.retain(|path| vocabulary.keeps(path));
     let sidecar_bytes = sidecars
         .copied
         .iter()
         .filter_map(|path| std::fs::metadata(models[donor].folder.join(path)).ok())
         .map(|metadata| metadata.len())
+        .chain(vocabulary.files.values().map(|bytes| bytes.len() as u64))
         .sum();
     if !sidecars.left.is_empty() {
         let left = list(sidecars.left.iter().map(String::as_str));
@@ -72,18 +81,14 @@ pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -
         config,
         config_edits,
         sidecars: sidecars.copied.into_iter().map(|path| Sidecar { model: donor, path }).collect(),
+        files: vocabulary.files,
+        vocabulary: vocabulary.notes,
+        vocabulary_lineage: vocabulary.lineage,
         seed: options.seed.or(recipe.seed).unwrap_or(0),
         lanes,
         totals,
         warnings,
     })
-}
-
-/// The base model, or else the first one.
-fn donor(recipe: &Recipe, models: &[Checkpoint]) -> usize {
-    let base = recipe.base_model.as_ref();
-    let found = base.and_then(|base| models.iter().position(|model| model.reference == base.value));
-    found.unwrap_or(0)
 }
 
 /// The method's demands on a group: a base, a number of models, no model twice.
@@ -256,7 +261,7 @@ fn shape_error(
     let same_rest =
         spec.shape.len() == lead.shape.len() && spec.shape.get(1..) == lead.shape.get(1..);
     if same_rest && Stacks::place("", &placement.output) == Place::Before {
-        return error.hint("the vocabularies have different sizes; models must share one for now");
+        return error.hint("the vocabularies have different sizes; say whose the output has: `tokenizer_source: union`, `base` or a model");
     }
     error
 }
@@ -265,12 +270,13 @@ fn shape_error(
 fn config(
     models: &[Checkpoint],
     donor: usize,
+    vocabulary: &Vocabulary,
     placements: &Placements<'_>,
     jobs: &[Job],
     warnings: &mut Vec<String>,
 ) -> Result<(String, Vec<String>)> {
     let mut config = models[donor].config.clone();
-    let mut edits = Vec::new();
+    let mut edits = vocabulary.edit(&mut config);
     let mut by_float: BTreeMap<Float, u64> = BTreeMap::new();
     for job in jobs {
         if let Some(float) = job.output.float() {

@@ -10,11 +10,14 @@ mod layout;
 mod params;
 mod placements;
 mod report;
+mod rows;
+mod vocabulary;
 
 pub use layout::Shard;
 pub(crate) use layout::index;
 pub use report::Totals;
 pub(crate) use report::bytes;
+pub use vocabulary::Vocabulary;
 
 use crate::error::Result;
 use crate::methods::{Method, Params};
@@ -35,6 +38,13 @@ pub struct Options {
     pub threads: usize,
     /// Anonymous memory to stay within, in bytes.
     pub memory: u64,
+}
+
+/// The model whose config, names and files the output has: the base, or else the first.
+pub(crate) fn donor(recipe: &Recipe, models: &[Checkpoint]) -> usize {
+    let base = recipe.base_model.as_ref();
+    let found = base.and_then(|base| models.iter().position(|model| model.reference == base.value));
+    found.unwrap_or(0)
 }
 
 impl Default for Options {
@@ -115,6 +125,12 @@ pub struct Plan {
     pub config_edits: Vec<String>,
     /// The files to copy.
     pub sidecars: Vec<Sidecar>,
+    /// Files to write as they stand here, by path: those that follow a new vocabulary.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// What was decided about the vocabulary, in words.
+    pub vocabulary: Vec<String>,
+    /// The vocabulary as the lineage records it; null where the recipe says nothing about it.
+    pub vocabulary_lineage: serde_json::Value,
     /// The seed of every random number.
     pub seed: u64,
     /// Threads to run with, after the memory budget.
@@ -126,12 +142,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a merge. `models` are the checkpoints behind [`Recipe::references`], in that order.
+    /// Plans a merge. `models` are the checkpoints behind [`Recipe::references`], in that order, as
+    /// [`Vocabulary::resolve`] shows them.
     ///
     /// # Errors
     /// The recipe does not fit the models: missing tensors, shapes that differ, parameters that are
     /// not set, layers out of range, a base that is missing, too little memory.
-    pub fn new(recipe: &Recipe, models: &[Checkpoint], options: &Options) -> Result<Self> {
-        builder::build(recipe, models, options)
+    pub fn new(
+        recipe: &Recipe,
+        models: &[Checkpoint],
+        vocabulary: Vocabulary,
+        options: &Options,
+    ) -> Result<Self> {
+        builder::build(recipe, models, vocabulary, options)
     }
 }

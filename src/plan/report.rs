@@ -1,8 +1,10 @@
 //! A plan's totals, and its printed and JSON forms.
 
 use super::{Job, Plan, Sidecar};
+use crate::engine::hex;
 use crate::model::{TensorSpec, config_value};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -100,6 +102,9 @@ impl Plan {
             self.lanes,
             if self.lanes == 1 { "" } else { "s" }
         )?;
+        for note in &self.vocabulary {
+            writeln!(out, "tokens   {note}")?;
+        }
         writeln!(out, "seed     {}", self.seed)?;
         for edit in &self.config_edits {
             writeln!(out, "config   {edit}")?;
@@ -141,10 +146,23 @@ impl Plan {
         Ok(())
     }
 
+    /// What was decided about the vocabulary, with the files that follow from it; none where the
+    /// recipe says nothing about it.
+    pub(crate) fn vocabulary_json(&self) -> Option<Value> {
+        if self.vocabulary_lineage.is_null() && self.files.is_empty() {
+            return None;
+        }
+        let mut all = self.vocabulary_lineage.as_object().cloned().unwrap_or_default();
+        let file = |(path, bytes): (&String, &Vec<u8>)| json!({"path": path, "sha256": hex(&Sha256::digest(bytes).into())});
+        all.insert("notes".to_string(), json!(self.vocabulary));
+        all.insert("files".to_string(), self.files.iter().map(file).collect());
+        Some(Value::Object(all))
+    }
+
     /// The whole plan as JSON.
     pub fn json(&self) -> Value {
         let totals = &self.totals;
-        json!({
+        let mut plan = json!({
             "models": self.models.iter().map(|model| json!({
                 "model": model.reference,
                 "dropped": model.dropped,
@@ -171,7 +189,11 @@ impl Plan {
                 "parameters": totals.parameters,
             },
             "warnings": self.warnings,
-        })
+        });
+        if let (Some(plan), Some(vocabulary)) = (plan.as_object_mut(), self.vocabulary_json()) {
+            plan.insert("vocabulary".to_string(), vocabulary);
+        }
+        plan
     }
 
     fn job(&self, job: &Job) -> Value {

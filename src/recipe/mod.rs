@@ -9,15 +9,17 @@ mod overrides;
 mod raw;
 mod setting;
 mod stages;
+mod tokenizer;
 mod validate;
 
 pub use setting::{Filtered, Gradient, Setting};
 pub use stages::RecipeFile;
 pub(crate) use stages::stage_part;
+pub use tokenizer::{TokenKey, TokenRow, TokenSetting, TokenizerSettings, TokenizerSource};
 
 use crate::error::Error;
 use crate::methods::Method;
-use crate::model::Float;
+use crate::model::{ChatTemplate, Float};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -62,6 +64,10 @@ pub struct Recipe {
     pub dtype: Option<Float>,
     /// `out_dtype`: the dtype of the output.
     pub out_dtype: Option<Float>,
+    /// `tokenizer` or `tokenizer_source`.
+    pub tokenizer: Option<TokenizerSettings>,
+    /// `chat_template`.
+    pub chat_template: Option<ChatTemplate>,
     /// `random_seed`.
     pub seed: Option<u64>,
     /// Likely mistakes that do not stop the recipe.

@@ -101,6 +101,8 @@ impl Target<'_> {
             [Step::Key("base_model")] => raw.base_model = Some(self.word()),
             [Step::Key("dtype")] => raw.dtype = Some(self.word()),
             [Step::Key("out_dtype")] => raw.out_dtype = Some(self.word()),
+            [Step::Key("tokenizer_source")] => raw.tokenizer_source = Some(self.word()),
+            [Step::Key("chat_template")] => raw.chat_template = Some(self.word()),
             [Step::Key("save")] => raw.save = Some(self.word()),
             [Step::Key("random_seed")] => raw.random_seed = Some(nowhere(self.read()?)),
             [Step::Key("parameters"), Step::Key(name)] => {

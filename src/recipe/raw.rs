@@ -3,7 +3,7 @@
 use super::setting::Setting;
 use super::{Located, place};
 use crate::error::{Error, Result, nearest};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_yaml::options::NonFiniteFloatPolicy;
 use serde_yaml::{Location, Spanned};
 use std::fmt;
@@ -26,9 +26,9 @@ pub(super) struct RawRecipe {
     pub(super) out_dtype: Option<Spanned<String>>,
     pub(super) random_seed: Option<Spanned<u64>>,
     pub(super) modules: Option<Spanned<RawModules>>,
-    pub(super) tokenizer_source: Option<Spanned<IgnoredAny>>,
-    pub(super) tokenizer: Option<Spanned<IgnoredAny>>,
-    pub(super) chat_template: Option<Spanned<IgnoredAny>>,
+    pub(super) tokenizer_source: Option<Spanned<String>>,
+    pub(super) tokenizer: Option<Spanned<super::tokenizer::RawTokenizer>>,
+    pub(super) chat_template: Option<Spanned<String>>,
 }
 
 impl RawRecipe {
@@ -51,10 +51,18 @@ impl RawRecipe {
             tokenizer,
             chat_template,
         } = self;
-        let others = [dtype, out_dtype, name, save, merge_method, base_model];
-        let ignored = [tokenizer_source, tokenizer, chat_template];
-        others.iter().all(|key| key.is_none())
-            && ignored.iter().all(|key| key.is_none())
+        let words = [
+            dtype,
+            out_dtype,
+            name,
+            save,
+            merge_method,
+            base_model,
+            tokenizer_source,
+            chat_template,
+        ];
+        words.iter().all(|key| key.is_none())
+            && tokenizer.is_none()
             && models.is_none()
             && modules.is_none()
             && slices.is_none()

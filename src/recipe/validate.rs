@@ -4,7 +4,7 @@ use super::raw::{RawModel, RawModules, RawParameters, RawRecipe, RawSlice, locat
 use super::{Layout, Located, ModelInput, Module, Parameters, Recipe, Slice, SliceSource};
 use crate::error::{Error, Result, nearest};
 use crate::methods::{METHODS, Method, Param, ParamKind, Scope, Value};
-use crate::model::Float;
+use crate::model::{ChatTemplate, Float};
 use serde_yaml::Spanned;
 use std::path::Path;
 
@@ -33,18 +33,6 @@ pub(super) fn recipe(file: &Path, raw: Spanned<RawRecipe>) -> Result<Recipe> {
         .map(located)
         .ok_or_else(|| error(file, &at, "the key `merge_method` is missing").key("merge_method"))?;
     let method = Method::named(&name.value).ok_or_else(|| unknown_method(file, &name))?;
-    let later = [
-        ("tokenizer_source", raw.tokenizer_source.map(|v| located(v).map(()))),
-        ("tokenizer", raw.tokenizer.map(|v| located(v).map(()))),
-        ("chat_template", raw.chat_template.map(|v| located(v).map(()))),
-    ];
-    for (key, value) in later {
-        if let Some(value) = value {
-            return Err(
-                error(file, &value, format!("the key `{key}` is not supported yet")).key(key)
-            );
-        }
-    }
     let mut context = Context { file, method, warnings: Vec::new() };
     let parameters = context.parameters("parameters", raw.parameters, Level::Tensor)?;
     let layout = match raw.modules {
@@ -72,6 +60,8 @@ pub(super) fn recipe(file: &Path, raw: Spanned<RawRecipe>) -> Result<Recipe> {
         parameters,
         dtype: raw.dtype.map(|dtype| float(file, "dtype", dtype)).transpose()?,
         out_dtype: raw.out_dtype.map(|dtype| float(file, "out_dtype", dtype)).transpose()?,
+        tokenizer: super::tokenizer::settings(file, raw.tokenizer_source, raw.tokenizer)?,
+        chat_template: raw.chat_template.map(|text| chat_template(file, text)).transpose()?,
         seed: raw.random_seed.map(|seed| seed.value),
         warnings: context.warnings,
     };
@@ -90,7 +80,7 @@ fn stage_name(file: &Path, name: Spanned<String>) -> Result<Located<String>> {
     Ok(name)
 }
 
-fn error<T>(file: &Path, at: &Located<T>, message: impl Into<String>) -> Error {
+pub(super) fn error<T>(file: &Path, at: &Located<T>, message: impl Into<String>) -> Error {
     Error::input(message).fact("file", super::place(file, at.line, at.column))
 }
 
@@ -117,6 +107,12 @@ fn float(file: &Path, key: &str, name: Spanned<String>) -> Result<Float> {
             None => wrong,
         }
     })
+}
+
+fn chat_template(file: &Path, text: Spanned<String>) -> Result<ChatTemplate> {
+    let text = located(text);
+    let place = super::place(file, text.line, text.column);
+    ChatTemplate::parse(&text.value).map_err(|e| e.fact("file", place))
 }
 
 impl Context<'_> {
