@@ -1,5 +1,8 @@
 //! `config.json`: the facts that a merge needs from it, and the edits that a merge makes to it.
 
+mod quantization;
+
+use super::source::Float;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -142,11 +145,14 @@ impl Config {
         counts
     }
 
-    /// How the weights are quantised, where they are.
-    pub fn quantization(&self) -> Option<String> {
-        let found = self.objects().find_map(|(_, object)| object.get("quantization_config"))?;
-        let method = found.get("quant_method").and_then(Value::as_str);
-        Some(method.unwrap_or("unknown method").to_string())
+    /// The dtype of the weights, where it is named and is one that arithmetic reads and writes.
+    pub fn dtype(&self) -> Option<Float> {
+        let keys = ["dtype", "torch_dtype"];
+        let mut names = self.objects().flat_map(|(_, object)| keys.map(|key| object.get(key)));
+        names.find_map(|name| {
+            let name = name?.as_str()?;
+            Float::parse(name.strip_prefix("torch.").unwrap_or(name))
+        })
     }
 
     /// The top level and the nested objects of composed models, with the path prefix of each.

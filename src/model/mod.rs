@@ -7,6 +7,7 @@ mod checkpoint;
 mod config;
 mod layers;
 mod mapping;
+mod quantised;
 mod shards;
 mod sidecars;
 mod source;
