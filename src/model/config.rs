@@ -1,8 +1,8 @@
 //! `config.json`: the facts that a merge needs from it, and the edits that a merge makes to it.
 
+mod dtype;
 mod quantization;
 
-use super::source::Float;
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -143,16 +143,6 @@ impl Config {
             }
         }
         counts
-    }
-
-    /// The dtype of the weights, where it is named and is one that arithmetic reads and writes.
-    pub fn dtype(&self) -> Option<Float> {
-        let keys = ["dtype", "torch_dtype"];
-        let mut names = self.objects().flat_map(|(_, object)| keys.map(|key| object.get(key)));
-        names.find_map(|name| {
-            let name = name?.as_str()?;
-            Float::parse(name.strip_prefix("torch.").unwrap_or(name))
-        })
     }
 
     /// The top level and the nested objects of composed models, with the path prefix of each.
