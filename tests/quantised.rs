@@ -139,7 +139,6 @@ fn a_nested_config_loses_its_quantisation_too() {
 
 #[test]
 fn settings_that_are_not_read_are_refused_by_name() {
-    let ct = "config_groups.group_0.weights";
     for (case, key, value, says) in [
         ("fp8_block", "quant_method", json!("hqq"), "hqq"),
         ("fp8_block", "quant_method", json!("eetq"), "eetq"),
@@ -186,7 +185,10 @@ fn settings_that_are_not_read_are_refused_by_name() {
         });
         let error = refused(&sandbox);
         let named = error.get("key").unwrap();
-        assert!(named == format!("quantization_config.{key}") || key.contains(ct), "{error}");
+        assert!(
+            named.starts_with(&format!("quantization_config.{}", key.trim_end_matches("num_bits"))),
+            "{error}"
+        );
         assert!(error.get("found").unwrap().contains(says), "{case} {key}: {error}");
         assert!(error.get("file").unwrap().ends_with("config.json"), "{error}");
     }
@@ -221,7 +223,8 @@ fn a_missing_part_is_named() {
         let error = refused(&sandbox);
         assert!(error.message().contains(message), "{case} {part}: {error}");
         if message == "lacks a part" {
-            assert!(error.get("missing").unwrap().starts_with(&name), "{case} {part}: {error}");
+            let missing = error.get("missing").unwrap();
+            assert!(missing.starts_with(&name) || name.starts_with(missing), "{error}");
         }
         assert!(error.get("file").unwrap().ends_with("model.safetensors"), "{error}");
         assert!(error.hint_text().is_some(), "{error}");
@@ -235,8 +238,8 @@ fn a_part_of_another_shape_or_dtype_is_named() {
         ("fp8_block", "weight_scale_inv", Dtype::I32, vec![2, 2]),
         ("ct_channel", "weight_scale", Dtype::F32, vec![25, 1]),
         ("ct_tensor", "weight_scale", Dtype::F32, vec![2]),
-        ("bnb_nf4", "weight", Dtype::U8, vec![575, 1]),
-        ("bnb_nf4", "weight.absmax", Dtype::F32, vec![17]),
+        ("bnb_nf4", "weight", Dtype::U8, vec![767, 1]),
+        ("bnb_nf4", "weight.absmax", Dtype::F32, vec![23]),
         ("bnb_nf4", "weight.quant_map", Dtype::F32, vec![8]),
         ("bnb_nf4_nested", "weight.nested_absmax", Dtype::F32, vec![1]),
         ("bnb_nf4_nested", "weight.nested_quant_map", Dtype::F32, vec![16]),
@@ -278,8 +281,8 @@ fn other_damage_is_refused() {
     for (from, to) in [
         ("{", "["),
         ("nf4\"", "fp4\""),
-        ("[24, 48]", "[24, 50]"),
-        ("[24, 48]", "[18446744073709551615, 48]"),
+        ("[24, 64]", "[24, 66]"),
+        ("[24, 64]", "[18446744073709551615, 64]"),
         ("\"blocksize\": 64", "\"blocksize\": 0"),
     ] {
         let sandbox = copy("bnb_nf4");
