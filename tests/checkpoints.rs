@@ -57,8 +57,8 @@ const BAD: [Spoiled; 20] = [
     ("config.json that is no object", |s| s.write("b/config.json", "[]"), &["b/config.json"]),
     (
         "quantised",
-        |s| s.write("b/config.json", r#"{"quantization_config": {"quant_method": "gptq"}}"#),
-        &["b/config.json", "quantization_config", "gptq"],
+        |s| s.write("b/config.json", r#"{"quantization_config": {"quant_method": "hqq"}}"#),
+        &["b/config.json", "quantization_config.quant_method", "hqq"],
     ),
 ];
 

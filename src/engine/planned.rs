@@ -97,10 +97,6 @@ impl Source for PlannedTensor {
         input.stored().filter(|_| input.spec().dtype == self.job.output.dtype)
     }
 
-    fn parts(&self) -> Vec<&str> {
-        Vec::new()
-    }
-
     fn scratch(&self) -> u64 {
         super::lane_bytes(&self.job) + self.inputs.iter().map(|input| input.scratch()).sum::<u64>()
     }

@@ -100,6 +100,7 @@ fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) ->
         "digest": known.then(|| hex(&model)),
         "architecture": checkpoint.config.architecture(),
         "tensors": tensors,
+        "made_of": plan.models[index].made_of,
         "dropped": plan.models[index].dropped,
     })
 }

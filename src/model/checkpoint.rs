@@ -2,10 +2,11 @@
 
 use super::config::Config;
 use super::layers::Stacks;
+use super::quantised;
 use super::shards::{self, Shard, StoredTensor};
 use super::source::Source;
 use super::tied::tied_to;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,12 +21,14 @@ pub struct Checkpoint {
     pub reference: String,
     /// Its folder.
     pub folder: PathBuf,
-    /// Its `config.json`.
+    /// Its `config.json`, which describes the tensors as a merge sees them.
     pub config: Config,
     /// Its stacks of layers.
     pub stacks: Stacks,
     shards: Vec<Arc<Shard>>,
     stored: BTreeMap<String, StoredTensor>,
+    unused: BTreeMap<String, String>,
+    quantisation: Option<String>,
     tensors: BTreeMap<String, Arc<dyn Source>>,
     order: Vec<String>,
 }
@@ -36,23 +39,20 @@ impl Checkpoint {
     /// # Errors
     /// The folder is not a checkpoint, or its config, index and headers contradict each other.
     pub fn open(reference: &str, folder: &Path) -> Result<Self> {
-        let config = Config::open(folder)?;
-        if let Some(method) = config.quantization() {
-            return Err(Error::input("a quantised checkpoint cannot be merged")
-                .file(config.path())
-                .key("quantization_config")
-                .fact("found", method)
-                .hint(
-                    "use the model's unquantised weights: packed values have no meaningful average",
-                ));
-        }
+        let mut config = Config::open(folder)?;
+        config.quantization()?;
         let (shards, stored) = shards::open(folder)?;
-        let seen = shards
-            .iter()
-            .flat_map(|shard| &shard.tensors)
-            .filter_map(|name| stored.get(name))
-            .map(|tensor| Arc::new(tensor.clone()) as Arc<dyn Source>)
-            .collect();
+        let order = || shards.iter().flat_map(|shard| &shard.tensors).map(String::as_str);
+        let view = quantised::dequantised(&config, &stored, order())?;
+        let (seen, unused, quantisation) = match view {
+            Some(view) => (view.tensors, view.dropped, Some(view.scheme)),
+            None => {
+                let stored = order().filter_map(|name| stored.get(name));
+                let seen = stored.map(|tensor| Arc::new(tensor.clone()) as Arc<dyn Source>);
+                (seen.collect(), BTreeMap::new(), None)
+            }
+        };
+        config.remove_quantization();
         let checkpoint = Self {
             reference: reference.to_string(),
             folder: folder.to_path_buf(),
@@ -60,6 +60,8 @@ impl Checkpoint {
             stacks: Stacks::default(),
             shards,
             stored,
+            unused,
+            quantisation,
             tensors: BTreeMap::new(),
             order: Vec::new(),
         };
@@ -81,6 +83,8 @@ impl Checkpoint {
             stacks: Stacks::default(),
             shards: Vec::new(),
             stored: BTreeMap::new(),
+            unused: BTreeMap::new(),
+            quantisation: None,
             tensors: BTreeMap::new(),
             order: Vec::new(),
         };
@@ -140,6 +144,16 @@ impl Checkpoint {
     /// All tensors as the files store them, by name.
     pub fn stored(&self) -> &BTreeMap<String, StoredTensor> {
         &self.stored
+    }
+
+    /// Stored tensors that no tensor a merge sees is made of, with the reason.
+    pub fn unused(&self) -> &BTreeMap<String, String> {
+        &self.unused
+    }
+
+    /// The quantisation that was undone, as `quant_method` names it.
+    pub fn quantisation(&self) -> Option<&str> {
+        self.quantisation.as_deref()
     }
 
     /// Its shards, by file name.

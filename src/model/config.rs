@@ -1,5 +1,8 @@
 //! `config.json`: the facts that a merge needs from it, and the edits that a merge makes to it.
 
+mod dtype;
+mod quantization;
+
 use crate::error::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -149,13 +152,6 @@ impl Config {
             }
         }
         counts
-    }
-
-    /// How the weights are quantised, where they are.
-    pub fn quantization(&self) -> Option<String> {
-        let found = self.objects().find_map(|(_, object)| object.get("quantization_config"))?;
-        let method = found.get("quant_method").and_then(Value::as_str);
-        Some(method.unwrap_or("unknown method").to_string())
     }
 
     /// The top level and the nested objects of composed models, with the path prefix of each.

@@ -10,6 +10,7 @@ mod embeddings;
 mod layers;
 mod mapping;
 mod modules;
+mod quantised;
 mod remapped;
 mod shards;
 mod sidecars;

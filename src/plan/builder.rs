@@ -1,7 +1,9 @@
 //! Builds a plan from a merge recipe and the opened checkpoints.
 
 use super::placements::{Group, Placement, Placements, place};
-use super::{Input, Job, Model, Options, Plan, Sidecar, Totals, Vocabulary, donor, layout, params};
+use super::{
+    Input, Job, Model, Options, Plan, Sidecar, Totals, Vocabulary, donor, layout, params, parts,
+};
 use crate::engine;
 use crate::error::{Error, Result, list};
 use crate::methods::{Base, COPY, Method, Params};
@@ -277,6 +279,9 @@ fn config(
 ) -> Result<(String, Vec<String>)> {
     let mut config = models[donor].config.clone();
     let mut edits = vocabulary.edit(&mut config);
+    if let Some(scheme) = models[donor].quantisation() {
+        edits.push(format!("quantization_config: removed ({scheme} is undone)"));
+    }
     let mut by_float: BTreeMap<Float, u64> = BTreeMap::new();
     for job in jobs {
         if let Some(float) = job.output.float() {
@@ -387,7 +392,8 @@ fn dropped(
             };
             dropped.insert(name.to_string(), reason);
         }
-        all.push(Model { reference: model.reference.clone(), dropped });
+        let used = used.iter().filter(|(of, _)| *of == i).map(|(_, name)| *name);
+        all.push(parts::account(model, used, &dropped));
     }
     Ok(all)
 }

@@ -8,6 +8,7 @@ mod builder;
 mod compatible;
 mod layout;
 mod params;
+mod parts;
 mod placements;
 mod report;
 mod rows;
@@ -64,7 +65,10 @@ impl Default for Options {
 pub struct Model {
     /// How the recipe refers to it.
     pub reference: String,
-    /// Its tensors that do not reach the output, with the reason.
+    /// The stored tensors that each used tensor is made of, where it is not stored as it is: a
+    /// quantised weight and its packed parts.
+    pub made_of: BTreeMap<String, Vec<String>>,
+    /// Its stored tensors that do not reach the output, with the reason.
     pub dropped: BTreeMap<String, String>,
 }
 

@@ -84,6 +84,13 @@ impl Plan {
                 }
             }
         }
+        for model in self.models.iter().filter(|model| !model.made_of.is_empty()) {
+            let parts = || model.made_of.values().flatten().map(String::as_str);
+            let (weights, count) = (model.made_of.len(), parts().count());
+            writeln!(out, "  made on reading  {weights:>6} tensors")?;
+            let listed = crate::error::list(parts());
+            writeln!(out, "    {}: of {count} stored ones ({listed})", model.reference)?;
+        }
         writeln!(out, "reads    {}", bytes(totals.read))?;
         let files = self.shards.len();
         let plural = if files == 1 { "" } else { "s" };
@@ -165,6 +172,7 @@ impl Plan {
         let mut plan = json!({
             "models": self.models.iter().map(|model| json!({
                 "model": model.reference,
+                "made_of": model.made_of,
                 "dropped": model.dropped,
             })).collect::<Vec<_>>(),
             "donor": self.models[self.donor].reference,

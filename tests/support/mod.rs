@@ -222,9 +222,20 @@ pub(crate) fn accounted(sandbox: &Sandbox, out: &str) {
     for input in lineage["inputs"].as_array().unwrap() {
         let stored = sandbox.tensors(input["model"].as_str().unwrap());
         assert_eq!(input["tensors"].as_object().unwrap().len(), stored.len());
+        let parts: BTreeSet<&str> = input["made_of"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(name, _)| {
+                used.contains(&(input["model"].to_string(), json!(name).to_string()))
+            })
+            .flat_map(|(_, parts)| parts.as_array().unwrap())
+            .map(|part| part.as_str().unwrap())
+            .collect();
         for (name, tensor) in &stored {
             assert_eq!(input["tensors"][name]["sha256"], sha256(&tensor.bytes), "{name}");
             let used = used.contains(&(input["model"].to_string(), json!(name).to_string()));
+            let used = used || parts.contains(name.as_str());
             let reason = input["dropped"][name].as_str().is_some_and(|reason| !reason.is_empty());
             assert!(used != reason, "{name}: used {used}, dropped {reason}");
         }
