@@ -1,5 +1,6 @@
 //! A Hugging Face model folder, opened and checked; no weight is read.
 
+use super::adapter::{Adapter, Applied};
 use super::config::Config;
 use super::layers::Stacks;
 use super::shards::{self, Shard, StoredTensor};
@@ -23,6 +24,7 @@ pub struct Checkpoint {
     pub config: Config,
     /// Its stacks of layers.
     pub stacks: Stacks,
+    adapters: Vec<Applied>,
     shards: Vec<Arc<Shard>>,
     stored: BTreeMap<String, StoredTensor>,
     tensors: BTreeMap<String, Arc<dyn Source>>,
@@ -57,12 +59,46 @@ impl Checkpoint {
             folder: folder.to_path_buf(),
             config,
             stacks: Stacks::default(),
+            adapters: Vec::new(),
             shards,
             stored,
             tensors: BTreeMap::new(),
             order: Vec::new(),
         };
         Ok(checkpoint.seen_as(seen))
+    }
+
+    /// The same checkpoint with a LoRA adapter (a PEFT folder) applied while its tensors are read; on
+    /// top of those applied before. The adapter's file joins the shards, its tensors the stored ones
+    /// as `reference:NAME`. No weight is read.
+    ///
+    /// # Errors
+    /// The folder is no adapter, the adapter is of a kind that is not supported, or any tensor of it
+    /// does not fit the model; the error names the first.
+    pub fn with_adapter(mut self, reference: &str, folder: &Path) -> Result<Self> {
+        let adapter = Adapter::open(reference, folder)?;
+        let mut changed = adapter.change(&self)?;
+        for tensor in &adapter.tensors {
+            let name = tensor.spec().name.clone();
+            if self.stored.insert(name, tensor.clone()).is_some() {
+                return Err(Error::input("an adapter is applied twice")
+                    .file(folder)
+                    .fact("adapter", reference));
+            }
+        }
+        self.shards.push(adapter.shard);
+        self.adapters.push(adapter.applied);
+        let seen = self
+            .order
+            .iter()
+            .filter_map(|name| changed.remove(name).or_else(|| self.tensors.get(name).cloned()));
+        let seen = seen.collect();
+        Ok(self.seen_as(seen))
+    }
+
+    /// The adapters applied to it, in order.
+    pub fn adapters(&self) -> &[Applied] {
+        &self.adapters
     }
 
     /// The same files, seen as these tensors, in this order.
@@ -76,6 +112,11 @@ impl Checkpoint {
     /// The tensor of this name, as a merge sees it.
     pub fn tensor(&self, name: &str) -> Option<&dyn Source> {
         self.tensors.get(name).map(|tensor| &**tensor)
+    }
+
+    /// The tensor of this name, to be kept.
+    pub(super) fn shared(&self, name: &str) -> Option<&Arc<dyn Source>> {
+        self.tensors.get(name)
     }
 
     /// The tensor that stands for `name`: itself, or the embedding a tied head shares.

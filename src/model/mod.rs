@@ -3,6 +3,7 @@
 //! Everything here treats the folder as untrusted: header lengths, offsets, shapes and index paths
 //! are checked before a byte of a tensor is read.
 
+mod adapter;
 mod checkpoint;
 mod config;
 mod layers;
@@ -12,6 +13,7 @@ mod sidecars;
 mod source;
 mod tied;
 
+pub use adapter::Applied;
 pub use checkpoint::Checkpoint;
 pub(crate) use config::config_value;
 pub use config::{Config, LayerListEdit, parse_config};

@@ -28,7 +28,10 @@ pub struct Shard {
     pub file: String,
     /// The mapped file.
     pub mapping: Mapping,
-    /// The names of its tensors, in file order.
+    /// What the names of its tensors begin with here and not in the file: the reference of the
+    /// adapter it belongs to and a colon. Empty for a file of the checkpoint's own.
+    pub prefix: String,
+    /// The names of its tensors (with the prefix), in file order.
     pub tensors: Vec<String>,
 }
 
@@ -238,14 +241,34 @@ fn open_shard(folder: &Path, file: &str) -> Result<(Shard, Vec<Placed>)> {
             .file(&path)
             .hint("the download is incomplete; fetch the model again"));
     }
-    let mapping = Mapping::open(&path)?;
-    let placed = parse_header(mapping.bytes()).map_err(|e| e.file(&path))?;
+    map_shard(&path, file, "")
+}
+
+/// Maps a safetensors file and reads its header; the tensors' names get the prefix.
+fn map_shard(path: &Path, file: &str, prefix: &str) -> Result<(Shard, Vec<Placed>)> {
+    let mapping = Mapping::open(path)?;
+    let mut placed = parse_header(mapping.bytes()).map_err(|e| e.file(path))?;
+    placed.iter_mut().for_each(|(spec, _)| spec.name.insert_str(0, prefix));
     let shard = Shard {
         file: file.to_string(),
         mapping,
+        prefix: prefix.to_string(),
         tensors: placed.iter().map(|(spec, _)| spec.name.clone()).collect(),
     };
     Ok((shard, placed))
+}
+
+/// Opens a safetensors file beside the checkpoint's own; its tensors are named `prefix` + their name
+/// in the file.
+pub(super) fn open_beside(path: &Path, prefix: &str) -> Result<(Arc<Shard>, Vec<StoredTensor>)> {
+    let file = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let (shard, placed) = map_shard(path, &file.unwrap_or_default(), prefix)?;
+    let shard = Arc::new(shard);
+    let tensors = placed
+        .into_iter()
+        .map(|(spec, range)| StoredTensor::new(spec, Arc::clone(&shard), range))
+        .collect();
+    Ok((shard, tensors))
 }
 
 /// Reads the header of a safetensors file that is given whole; returns its tensors in file order.
