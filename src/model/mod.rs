@@ -14,6 +14,7 @@ mod source;
 mod tied;
 
 pub use adapter::Applied;
+pub(crate) use adapter::THREAD_BYTES as ADAPTER_THREAD_BYTES;
 pub use checkpoint::Checkpoint;
 pub(crate) use config::config_value;
 pub use config::{Config, LayerListEdit, parse_config};

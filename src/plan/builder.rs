@@ -5,7 +5,9 @@ use super::{Input, Job, Model, Options, Plan, Sidecar, Totals, layout, params};
 use crate::engine;
 use crate::error::{Error, Result, list};
 use crate::methods::{Base, COPY, Method, Params};
-use crate::model::{Checkpoint, Float, Place, Sidecars, Source, Stacks, TensorSpec, tied_to};
+use crate::model::{
+    ADAPTER_THREAD_BYTES, Checkpoint, Float, Place, Sidecars, Source, Stacks, TensorSpec, tied_to,
+};
 use crate::recipe::{Layout, Recipe};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,7 +54,7 @@ pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -
         let left = list(sidecars.left.iter().map(String::as_str));
         warnings.push(format!("files of {} that are not copied: {left}", models[donor].reference));
     }
-    let (lanes, memory) = lanes(&jobs, options)?;
+    let (lanes, memory) = lanes(&jobs, models, options)?;
     let totals = Totals {
         read: read_bytes(&jobs, models),
         write: shards.iter().map(|shard| shard.size).sum(),
@@ -306,8 +308,10 @@ fn config(
 }
 
 /// Threads that fit the memory budget, and the memory they take.
-fn lanes(jobs: &[Job], options: &Options) -> Result<(usize, u64)> {
-    let lane = jobs.iter().map(engine::lane_bytes).max().unwrap_or(0);
+fn lanes(jobs: &[Job], models: &[Checkpoint], options: &Options) -> Result<(usize, u64)> {
+    let adapted = models.iter().any(|model| !model.adapters().is_empty());
+    let adapters = if adapted { ADAPTER_THREAD_BYTES } else { 0 };
+    let lane = jobs.iter().map(engine::lane_bytes).max().unwrap_or(0) + adapters;
     let fixed = engine::FIXED_BYTES;
     let lanes = (options.memory.saturating_sub(fixed) / lane.max(1)).min(options.threads as u64);
     if lanes == 0 {

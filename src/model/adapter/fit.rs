@@ -12,7 +12,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::shards::StoredTensor;
 use crate::model::source::{Source, TensorSpec};
 use crate::model::tied::{head_of, tied_to};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Model types whose linear layers are `Conv1D`, which stores weights as inputs × outputs
@@ -32,7 +32,7 @@ pub(super) fn fit(
     wholes: BTreeMap<String, Whole>,
     modules: BTreeMap<String, Module>,
 ) -> Result<Changed> {
-    let mut fit = Fit { adapter, model, changed: Changed::new() };
+    let mut fit = Fit { adapter, model, changed: Changed::new(), weights: BTreeSet::new() };
     for (name, whole) in wholes {
         fit.replace(&name, whole)?;
     }
@@ -46,6 +46,8 @@ struct Fit<'a> {
     adapter: &'a Adapter,
     model: &'a Checkpoint,
     changed: Changed,
+    /// The weights that a product was added to.
+    weights: BTreeSet<String>,
 }
 
 impl Fit<'_> {
@@ -54,6 +56,9 @@ impl Fit<'_> {
         let Whole { tensor, saved } = whole;
         let base = self.target(name, &tensor)?;
         let spec = base.spec().clone();
+        if self.changed.contains_key(&spec.name) {
+            return Err(self.twice(&tensor, &spec));
+        }
         let settings = &self.adapter.settings;
         let of_module = saved == Saved::Module
             || settings.modules_to_save.iter().any(|module| is_module(name, module));
@@ -75,13 +80,17 @@ impl Fit<'_> {
         {
             return Err(self.mismatch(&tensor, &spec, spec.dtype, tensor.spec().dtype));
         }
-        self.put(Arc::new(Replaced::new(spec, tensor)))
+        self.put(Arc::new(Replaced::new(spec, tensor)));
+        Ok(())
     }
 
     /// Adds a module's product to its weight, and its bias to its bias.
     fn change(&mut self, name: &str, module: Module) -> Result<()> {
         let base = self.target(&format!("{name}.weight"), &module.a)?;
         let spec = base.spec().clone();
+        if !self.weights.insert(spec.name.clone()) {
+            return Err(self.twice(&module.a, &spec));
+        }
         self.check_shared(&spec.name, &module.a)?;
         if spec.float().is_none() {
             return Err(self.mismatch(&module.a, &spec, "F32, F16 or BF16", spec.dtype));
@@ -149,7 +158,7 @@ impl Fit<'_> {
             (Factor::by_rank(module.a, rank, rows), Factor::by_element(module.b, rank, columns))
         };
         let weight = LowRank::new(base, left, right, scale, magnitude.transpose()?);
-        self.put(Arc::new(weight))?;
+        self.put(Arc::new(weight));
         match module.bias {
             Some(bias) => self.add_bias(&format!("{name}.bias"), bias, scale),
             None => Ok(()),
@@ -162,12 +171,12 @@ impl Fit<'_> {
         if spec.shape != bias.spec().shape || spec.float().is_none() {
             return Err(self.mismatch(&bias, &spec, shape(&spec), shape(bias.spec())));
         }
-        self.put(Arc::new(Added::new(base, bias, scale)))
+        self.put(Arc::new(Added::new(base, bias, scale)));
+        Ok(())
     }
 
-    fn put(&mut self, source: Arc<dyn Source>) -> Result<()> {
+    fn put(&mut self, source: Arc<dyn Source>) {
         self.changed.insert(source.spec().name.clone(), source);
-        Ok(())
     }
 
     /// The model's tensor that the adapter knows as `name`, with what has been changed about it.
@@ -238,6 +247,14 @@ impl Fit<'_> {
                 .fact("model", &self.model.reference)
                 .hint("the head was not trained with it; untie the model first, so that it keeps its own")),
         }
+    }
+
+    /// Two names of the adapter that are one tensor of the model.
+    fn twice(&self, part: &StoredTensor, target: &TensorSpec) -> Error {
+        self.adapter
+            .error("two tensors of the adapter are for one place", part)
+            .fact("target", &target.name)
+            .fact("model", &self.model.reference)
     }
 
     fn mismatch(

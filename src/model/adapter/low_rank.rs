@@ -11,6 +11,7 @@
 //! result stays f32 until a merge's output is rounded.) An element does not depend on where a read
 //! starts.
 
+use super::decoded::{Id, LARGEST, decoded};
 use super::magnitude::Magnitude;
 use crate::error::Result;
 use crate::kernels::Kernels;
@@ -18,11 +19,12 @@ use crate::model::shards::StoredTensor;
 use crate::model::source::{Source, TensorSpec};
 use std::ops::Range;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Elements that are computed at a time.
 pub(super) const BLOCK: usize = 4096;
-/// Elements of `R` that are decoded at a time, so that they stay in the second cache.
+/// Elements of a longer `R` that are decoded at a time, so that they stay in the second cache.
 const TILE: usize = 1 << 16;
 /// Columns of such a tile at most and at least.
 const WIDTH: Range<usize> = 64..1024;
@@ -36,20 +38,30 @@ pub(super) struct Factor {
     /// Whether the numbers of one rank stand together in the file (A), or those of one row or
     /// column (B).
     by_rank: bool,
+    id: Id,
 }
 
 impl Factor {
     /// A factor stored as `rank × length`.
     pub(super) fn by_rank(tensor: StoredTensor, rank: usize, length: usize) -> Self {
-        Self { tensor, rank, length, by_rank: true }
+        Self { tensor, rank, length, by_rank: true, id: Id::new() }
     }
 
     /// A factor stored as `length × rank`.
     pub(super) fn by_element(tensor: StoredTensor, rank: usize, length: usize) -> Self {
-        Self { tensor, rank, length, by_rank: false }
+        Self { tensor, rank, length, by_rank: false, id: Id::new() }
     }
 
-    /// Its vectors for these rows or columns, as the file has them: by rank if `by_rank`.
+    /// All of it by rank, where it is short enough to be kept.
+    fn kept(&self) -> Result<Option<Rc<[f32]>>> {
+        if self.rank * self.length > LARGEST {
+            return Ok(None);
+        }
+        decoded(self.id, || self.decode(0..self.length, true)).map(Some)
+    }
+
+    /// Its vectors for these rows or columns: the numbers of one rank together if `by_rank`, those of
+    /// one row or column otherwise.
     fn decode(&self, range: Range<usize>, by_rank: bool) -> Result<Vec<f32>> {
         let width = range.len();
         let mut stored = vec![0.0; width * self.rank];
@@ -110,7 +122,11 @@ impl LowRank {
         let end = start + out.len();
         let rows = start / self.columns..end.div_ceil(self.columns);
         let left = self.left.decode(rows.clone(), false)?;
-        let width = (TILE / self.right.rank).clamp(WIDTH.start, WIDTH.end);
+        let kept = self.right.kept()?;
+        let width = match &kept {
+            Some(_) => self.columns,
+            None => (TILE / self.right.rank).clamp(WIDTH.start, WIDTH.end),
+        };
         // All of the columns, unless the elements are a part of one row.
         let first = if rows.len() == 1 { start - rows.start * self.columns } else { 0 };
         let last = if rows.len() == 1 { first + out.len() } else { self.columns };
@@ -124,17 +140,21 @@ impl LowRank {
             if rows.clone().all(|row| touched(row).is_empty()) {
                 continue;
             }
-            let right = self.right.decode(tile.clone(), true)?;
+            let part = if kept.is_none() { self.right.decode(tile.clone(), true)? } else { vec![] };
+            // What is decoded of R: the column it begins with, and how many it has.
+            let (right, from, stride) = match &kept {
+                Some(kept) => (&kept[..], 0, self.columns),
+                None => (&part[..], tile.start, tile.len()),
+            };
             for (row, weights) in rows.clone().zip(left.chunks(self.left.rank)) {
                 let elements = touched(row);
                 if elements.is_empty() {
                     continue;
                 }
-                let skip = elements.start - (row * self.columns + tile.start);
+                // Skipping columns shifts every row of R alike.
+                let right = &right[elements.start - row * self.columns - from..];
                 let out = &mut out[elements.start - start..elements.end - start];
-                // Skipping shifts every row of the tile alike.
-                let right = &right[skip..];
-                Kernels::best().add_product(weights, right, tile.len(), self.scale, out);
+                Kernels::best().add_product(weights, right, stride, self.scale, out);
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 //! applied, or opening fails with its name. Nothing is written and no weight is read until a merge
 //! reads it.
 
+mod decoded;
 mod fit;
 mod low_rank;
 mod magnitude;
@@ -12,6 +13,8 @@ mod modules;
 mod names;
 mod settings;
 mod whole;
+
+pub(crate) use decoded::THREAD_BYTES;
 
 use super::checkpoint::Checkpoint;
 use super::shards::{self, Shard, StoredTensor};

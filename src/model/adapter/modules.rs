@@ -44,12 +44,6 @@ pub(super) fn read(adapter: &Adapter) -> Result<Contents> {
             .hint("the file holds several adapters; save them one by one")
     };
     for tensor in &adapter.tensors {
-        if tensor.spec().float().is_none() && !matches!(named(adapter, tensor)?, Meaning::Whole(..))
-        {
-            return Err(adapter
-                .error("a factor of the adapter is of a dtype without arithmetic", tensor)
-                .expected("F32, F16 or BF16", tensor.spec().dtype));
-        }
         match named(adapter, tensor)? {
             Meaning::Whole(name, saved) => {
                 let whole = Whole { tensor: tensor.clone(), saved };
@@ -58,6 +52,11 @@ pub(super) fn read(adapter: &Adapter) -> Result<Contents> {
                 }
             }
             Meaning::Part(module, role) => {
+                if tensor.spec().float().is_none() {
+                    return Err(adapter
+                        .error("a factor of the adapter is of a dtype without arithmetic", tensor)
+                        .expected("F32, F16 or BF16", tensor.spec().dtype));
+                }
                 let module = parts.entry(module).or_default();
                 if let Some(other) = module.insert(role, tensor.clone()) {
                     return Err(twice(tensor, &other));
