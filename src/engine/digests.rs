@@ -74,7 +74,7 @@ impl Digests {
                 let known = cache.and_then(|cache| read_cache(cache, shard)).unwrap_or_default();
                 for name in &shard.tensors {
                     let slot = Slot::default();
-                    if let Some(digest) = known.get(name) {
+                    if let Some(digest) = known.get(in_file(shard, name)) {
                         slot.claimed.store(true, Ordering::Relaxed);
                         let _ = slot.digest.set(*digest);
                     }
@@ -133,9 +133,7 @@ impl Digests {
                 let known: Option<BTreeMap<&str, Digest>> = shard
                     .tensors
                     .iter()
-                    .map(|name| {
-                        digests.get_key_value(name.as_str()).map(|(name, digest)| (*name, *digest))
-                    })
+                    .map(|name| Some((in_file(shard, name), *digests.get(name.as_str())?)))
                     .collect();
                 if let Some(known) = known {
                     let _ = write_cache(cache, shard, &known);
@@ -156,6 +154,12 @@ fn of_stored(source: &dyn Source) -> Result<Digest> {
         source.release(start..start + bytes.len() * 8 / bits);
     }
     Ok(hasher.finalize().into())
+}
+
+/// The name a shard's file has for a tensor. The cache goes by it, since an adapter may be applied
+/// under several references.
+fn in_file<'a>(shard: &Shard, name: &'a str) -> &'a str {
+    name.strip_prefix(&shard.prefix).unwrap_or(name)
 }
 
 /// The cache's file for a shard: named by the file's path and identity, so that a changed file has

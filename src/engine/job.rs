@@ -109,8 +109,9 @@ impl Context<'_> {
         for hash in hashes {
             let value: Digest = hash.state.finalize().into();
             match (hash.input, self.digests) {
-                (Some((i, _)), Some(digests)) => {
-                    digests.set(job.inputs[i].model, &job.inputs[i].tensor, value)
+                (Some((i, source)), Some(digests)) => {
+                    let part = source.parts().first().copied().unwrap_or_default();
+                    digests.set(job.inputs[i].model, part, value);
                 }
                 _ => digest = Some(value),
             }
@@ -129,8 +130,10 @@ impl Context<'_> {
         }
         if let Some(digests) = self.digests {
             for (i, source) in inputs.iter().enumerate() {
-                let input = &job.inputs[i];
-                if source.stored().is_some() && digests.claim(input.model, &input.tensor) {
+                // What is seen under a name may be stored under another.
+                let parts = source.parts();
+                let [part] = parts[..] else { continue };
+                if source.stored().is_some() && digests.claim(job.inputs[i].model, part) {
                     hashes.push(Hash { input: Some((i, *source)), state: Sha256::new() });
                 }
             }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::random::Stream;
-use super::{combine, convert, elect, magnitude, reduce, sparsify};
+use super::{combine, convert, elect, low_rank, magnitude, reduce, sparsify};
 use crate::model::Float;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -149,6 +149,8 @@ kernels! {
     fn multiply(weight: f32, x: &mut [f32]) = combine::multiply;
     /// `out = base + weight · out`.
     fn add_to_base(base: &[f32], weight: f32, out: &mut [f32]) = combine::add_to_base;
+    /// `out[j] += scale · Σ_k weights[k] · rows[k·stride + j]`: the sum in f32, in the order of k.
+    fn add_product(weights: &[f32], rows: &[f32], stride: usize, scale: f32, out: &mut [f32]) = low_rank::add_product;
     /// `[Σ a·a, Σ a·b, Σ b·b]` in f64: 16 lanes by position, then a fixed tree.
     fn gram(a: &[f32], b: &[f32]) -> [f64; 3] = reduce::gram;
     /// `Σ |x|` in f64: 16 lanes by position, then a fixed tree.

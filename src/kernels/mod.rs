@@ -8,6 +8,7 @@ mod combine;
 mod convert;
 mod dispatch;
 mod elect;
+mod low_rank;
 mod magnitude;
 mod random;
 mod reduce;

@@ -10,14 +10,17 @@ pub(super) fn check_target(target: &Path, models: &[Checkpoint]) -> Result<()> {
     let Some(resolved) = resolve(target) else {
         return Err(Error::input("the folder to write into does not exist").file(target));
     };
-    for model in models {
-        let folder = std::fs::canonicalize(&model.folder).unwrap_or_else(|_| model.folder.clone());
+    let own = models.iter().map(|model| (&model.reference, &model.folder));
+    let adapters = models.iter().flat_map(Checkpoint::adapters);
+    let adapters = adapters.map(|adapter| (&adapter.reference, &adapter.folder));
+    for (reference, folder) in own.chain(adapters) {
+        let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.clone());
         if resolved.starts_with(&folder) || folder.starts_with(&resolved) {
             return Err(Error::input(
                 "the output folder holds, or lies in, a model that is merged",
             )
             .file(target)
-            .fact("model", &model.reference)
+            .fact("model", reference)
             .hint("choose another folder with -o"));
         }
     }

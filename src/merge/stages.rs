@@ -14,7 +14,7 @@ use crate::lineage;
 use crate::methods::Reads;
 use crate::model::{Checkpoint, Config, Source};
 use crate::plan::{self, Plan, Vocabulary};
-use crate::recipe::{Recipe, RecipeFile, stage_part};
+use crate::recipe::{Located, Recipe, RecipeFile, stage_part};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,9 +25,7 @@ use tempfile::TempDir;
 /// A stage with the checkpoints it reads, in the order of [`Recipe::references`].
 pub(super) struct Stage {
     pub(super) name: String,
-    /// The checkpoints as they are.
-    opened: Vec<Checkpoint>,
-    /// The same as the plan sees them: in the vocabulary of the output.
+    /// As the plan sees them: in the vocabulary of the output.
     pub(super) models: Vec<Checkpoint>,
     pub(super) plan: Plan,
     pub(super) keep: Keep,
@@ -65,7 +63,7 @@ pub(super) fn open(file: &RecipeFile, options: &plan::Options) -> Result<Vec<Sta
     let mut stages: Vec<Stage> = Vec::new();
     for (i, recipe) in file.stages.iter().enumerate() {
         let opened = models(recipe, &planned)?;
-        let (models, vocabulary) = in_one_vocabulary(recipe, opened.clone(), &planned)?;
+        let (models, vocabulary) = in_one_vocabulary(recipe, opened, &planned)?;
         let mut plan = Plan::new(recipe, &models, vocabulary, options)?;
         let mut files = None;
         // What stages are computed of is read along with them.
@@ -83,7 +81,7 @@ pub(super) fn open(file: &RecipeFile, options: &plan::Options) -> Result<Vec<Sta
         }
         let keep = keep(file, i, &plan);
         let name = recipe.title().to_string();
-        stages.push(Stage { name, opened, models, plan, keep, files });
+        stages.push(Stage { name, models, plan, keep, files });
     }
     Ok(stages)
 }
@@ -93,23 +91,53 @@ fn models(recipe: &Recipe, planned: &BTreeMap<&str, Checkpoint>) -> Result<Vec<C
     let mut models: Vec<Checkpoint> = Vec::new();
     let mut folders: Vec<(PathBuf, String)> = Vec::new();
     for reference in recipe.references() {
-        if let Some(stage) = planned.get(reference.value.as_str()) {
-            models.push(stage.clone());
-            continue;
+        let (name, adapters) = parts(recipe, reference)?;
+        let mut model = if let Some(stage) = planned.get(name.value.as_str()) {
+            stage.clone()
+        } else {
+            let folder = find(recipe, &name)?;
+            let real = std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone());
+            let plain = adapters.is_empty();
+            if let Some((_, other)) = folders.iter().find(|(other, _)| plain && *other == real) {
+                return Err(recipe
+                    .error(reference, "two references name one model folder")
+                    .fact("model", &reference.value)
+                    .fact("also", other)
+                    .hint("write the reference in the same way everywhere"));
+            }
+            if plain {
+                folders.push((real, reference.value.clone()));
+            }
+            Checkpoint::open(&reference.value, &folder)?
+        };
+        for adapter in adapters {
+            model = model.with_adapter(&adapter.value, &find(recipe, &adapter)?)?;
         }
-        let folder = find(recipe, reference)?;
-        let real = std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone());
-        if let Some((_, other)) = folders.iter().find(|(other, _)| *other == real) {
-            return Err(recipe
-                .error(reference, "two references name one model folder")
-                .fact("model", &reference.value)
-                .fact("also", other)
-                .hint("write the reference in the same way everywhere"));
-        }
-        folders.push((real, reference.value.clone()));
-        models.push(Checkpoint::open(&reference.value, &folder)?);
+        model.reference.clone_from(&reference.value);
+        models.push(model);
     }
     Ok(models)
+}
+
+/// A reference taken apart: the model, and the adapters on top of it (`model+adapter`). A folder
+/// whose own name holds a `+` is a model by itself.
+fn parts(
+    recipe: &Recipe,
+    reference: &Located<String>,
+) -> Result<(Located<String>, Vec<Located<String>>)> {
+    if !reference.value.contains('+') || find(recipe, reference).is_ok() {
+        return Ok((reference.clone(), Vec::new()));
+    }
+    let mut parts = reference.value.split('+').map(|part| reference.map(part.trim().to_string()));
+    let model = parts.next().unwrap_or_else(|| reference.clone());
+    let adapters: Vec<Located<String>> = parts.collect();
+    if adapters.iter().chain([&model]).any(|part| part.value.is_empty()) {
+        return Err(recipe
+            .error(reference, "a part of a model reference is empty")
+            .fact("model", &reference.value)
+            .hint("write MODEL+ADAPTER"));
+    }
+    Ok((model, adapters))
 }
 
 /// The outputs of a plan as sources over the checkpoints it reads.
@@ -228,13 +256,10 @@ impl Merge {
         let mut before: Vec<Value> = Vec::new();
         let mut streamed: Vec<String> = Vec::new();
         for (stage, recipe) in self.stages.iter().zip(&self.recipe.stages) {
-            let ready_or =
-                |model: &Checkpoint| ready.get(model.reference.as_str()).unwrap_or(model).clone();
-            let opened: Vec<Checkpoint> = stage.opened.iter().map(ready_or).collect();
             let models = if ready.is_empty() {
                 stage.models.clone()
             } else {
-                in_one_vocabulary(recipe, opened, &ready)?.0
+                in_one_vocabulary(recipe, models(recipe, &ready)?, &ready)?.0
             };
             let step = Step {
                 file: &self.recipe,

@@ -118,6 +118,10 @@ impl Step<'_> {
             let (path, identity) = (shard.mapping.path().display(), shard.mapping.identity());
             hasher.update(format!("\n{path} {} {}", identity.size, identity.stamp));
         }
+        for adapter in self.models.iter().flat_map(|model| model.adapters()) {
+            hasher.update(format!("\nadapter {}\n", adapter.config.len()));
+            hasher.update(&adapter.config);
+        }
         hasher.update(self.streamed);
         hex(&hasher.finalize().into())
     }

@@ -1,12 +1,13 @@
 //! A Hugging Face model folder, opened and checked; no weight is read.
 
+use super::adapter::{Adapter, Applied};
 use super::config::Config;
 use super::layers::Stacks;
 use super::quantised;
 use super::shards::{self, Shard, StoredTensor};
 use super::source::Source;
 use super::tied::tied_to;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub struct Checkpoint {
     pub config: Config,
     /// Its stacks of layers.
     pub stacks: Stacks,
+    adapters: Vec<Applied>,
     shards: Vec<Arc<Shard>>,
     stored: BTreeMap<String, StoredTensor>,
     unused: BTreeMap<String, String>,
@@ -58,6 +60,7 @@ impl Checkpoint {
             folder: folder.to_path_buf(),
             config,
             stacks: Stacks::default(),
+            adapters: Vec::new(),
             shards,
             stored,
             unused,
@@ -81,6 +84,7 @@ impl Checkpoint {
             folder: folder.to_path_buf(),
             config,
             stacks: Stacks::default(),
+            adapters: Vec::new(),
             shards: Vec::new(),
             stored: BTreeMap::new(),
             unused: BTreeMap::new(),
@@ -89,6 +93,39 @@ impl Checkpoint {
             order: Vec::new(),
         };
         checkpoint.seen_as(tensors)
+    }
+
+    /// The same checkpoint with a LoRA adapter (a PEFT folder) applied while its tensors are read; on
+    /// top of those applied before. The adapter's file joins the shards, its tensors the stored ones
+    /// as `reference:NAME`. No weight is read.
+    ///
+    /// # Errors
+    /// The folder is no adapter, the adapter is of a kind that is not supported, or any tensor of it
+    /// does not fit the model; the error names the first.
+    pub fn with_adapter(mut self, reference: &str, folder: &Path) -> Result<Self> {
+        let adapter = Adapter::open(reference, folder)?;
+        let mut changed = adapter.change(&self)?;
+        for tensor in &adapter.tensors {
+            let name = tensor.spec().name.clone();
+            if self.stored.insert(name, tensor.clone()).is_some() {
+                return Err(Error::input("an adapter is applied twice")
+                    .file(folder)
+                    .fact("adapter", reference));
+            }
+        }
+        self.shards.push(adapter.shard);
+        self.adapters.push(adapter.applied);
+        let seen = self
+            .order
+            .iter()
+            .filter_map(|name| changed.remove(name).or_else(|| self.tensors.get(name).cloned()));
+        let seen = seen.collect();
+        Ok(self.seen_as(seen))
+    }
+
+    /// The adapters applied to it, in order.
+    pub fn adapters(&self) -> &[Applied] {
+        &self.adapters
     }
 
     /// The same files, seen as these tensors, in this order.
@@ -122,6 +159,11 @@ impl Checkpoint {
     /// The same tensor, to keep.
     pub(crate) fn shared_tensor(&self, name: &str) -> Option<Arc<dyn Source>> {
         self.tensors.get(name).cloned()
+    }
+
+    /// The tensor of this name, to be kept.
+    pub(super) fn shared(&self, name: &str) -> Option<&Arc<dyn Source>> {
+        self.tensors.get(name)
     }
 
     /// The tensor that stands for `name`: itself, or the embedding a tied head shares.

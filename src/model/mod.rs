@@ -3,6 +3,7 @@
 //! Everything here treats the folder as untrusted: header lengths, offsets, shapes and index paths
 //! are checked before a byte of a tensor is read.
 
+mod adapter;
 mod checkpoint;
 mod config;
 mod config_vocabulary;
@@ -18,6 +19,8 @@ mod source;
 mod tied;
 mod tokenizer;
 
+pub use adapter::Applied;
+pub(crate) use adapter::THREAD_BYTES as ADAPTER_THREAD_BYTES;
 pub use checkpoint::Checkpoint;
 pub(crate) use config::config_value;
 pub use config::{Config, LayerListEdit, parse_config};

@@ -11,7 +11,7 @@ use safetensors::{SafeTensorError, SafeTensors};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 use std::sync::Arc;
 
 /// The index that names the shard of every tensor.
@@ -28,7 +28,9 @@ pub struct Shard {
     pub file: String,
     /// The mapped file.
     pub mapping: Mapping,
-    /// The names of its tensors, in file order.
+    /// What its tensors' names begin with only here: the reference of its adapter, and a colon.
+    pub prefix: String,
+    /// The names of its tensors (with the prefix), in file order.
     pub tensors: Vec<String>,
 }
 
@@ -232,20 +234,37 @@ fn numbered_set(files: &BTreeSet<String>) -> bool {
 type Placed = (TensorSpec, Range<usize>);
 
 fn open_shard(folder: &Path, file: &str) -> Result<(Shard, Vec<Placed>)> {
-    let path: PathBuf = folder.join(file);
+    let path = folder.join(file);
     if !path.exists() {
         return Err(Error::input("a shard that the index names is missing")
             .file(&path)
             .hint("the download is incomplete; fetch the model again"));
     }
-    let mapping = Mapping::open(&path)?;
-    let placed = parse_header(mapping.bytes()).map_err(|e| e.file(&path))?;
+    map_shard(&path, "")
+}
+
+/// Maps a safetensors file and reads its header; the tensors' names get the prefix.
+fn map_shard(path: &Path, prefix: &str) -> Result<(Shard, Vec<Placed>)> {
+    let mapping = Mapping::open(path)?;
+    let mut placed = parse_header(mapping.bytes()).map_err(|e| e.file(path))?;
+    placed.iter_mut().for_each(|(spec, _)| spec.name.insert_str(0, prefix));
     let shard = Shard {
-        file: file.to_string(),
+        file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         mapping,
+        prefix: prefix.to_string(),
         tensors: placed.iter().map(|(spec, _)| spec.name.clone()).collect(),
     };
     Ok((shard, placed))
+}
+
+/// Opens a safetensors file beside the checkpoint's own; its tensors are named `prefix` + their name
+/// in the file.
+pub(super) fn open_beside(path: &Path, prefix: &str) -> Result<(Arc<Shard>, Vec<StoredTensor>)> {
+    let (shard, placed) = map_shard(path, prefix)?;
+    let shard = Arc::new(shard);
+    let tensor = |(spec, range)| StoredTensor::new(spec, Arc::clone(&shard), range);
+    let tensors = placed.into_iter().map(tensor).collect();
+    Ok((shard, tensors))
 }
 
 /// Reads the header of a safetensors file that is given whole; returns its tensors in file order.

@@ -36,6 +36,15 @@ pub fn tied_to<'a>(name: &str, stored: impl Fn(&str) -> bool) -> Option<&'a str>
     embeddings.iter().copied().find(|name| stored(name))
 }
 
+/// A head that shares the tensor `embedding` when the model's embeddings are tied, and that has no
+/// tensor of its own.
+pub(super) fn head_of(embedding: &str, stored: impl Fn(&str) -> bool) -> Option<&'static str> {
+    TIED.iter()
+        .filter(|(_, embeddings)| embeddings.contains(&embedding))
+        .map(|(head, _)| *head)
+        .find(|head| !stored(head))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

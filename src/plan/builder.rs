@@ -8,7 +8,8 @@ use crate::engine;
 use crate::error::{Error, Result, list};
 use crate::methods::{Base, COPY, Method, Params};
 use crate::model::{
-    Checkpoint, Float, Place, Sidecars, Source, Stacks, TensorSpec, split_layer, tied_to,
+    ADAPTER_THREAD_BYTES, Checkpoint, Float, Place, Sidecars, Source, Stacks, TensorSpec,
+    split_layer, tied_to,
 };
 use crate::recipe::Recipe;
 use std::collections::{BTreeMap, BTreeSet};
@@ -319,7 +320,10 @@ fn lanes(jobs: &[Job], models: &[Checkpoint], options: &Options) -> Result<(usiz
         let tensor = |input: &Input| models[input.model].tensor(&input.tensor);
         job.inputs.iter().filter_map(tensor).map(Source::scratch).sum()
     };
+    let adapted = models.iter().any(|model| !model.adapters().is_empty());
+    let adapters = if adapted { ADAPTER_THREAD_BYTES } else { 0 };
     let lane = jobs.iter().map(|job| engine::lane_bytes(job) + scratch(job)).max().unwrap_or(0);
+    let lane = lane + adapters;
     let fixed = engine::FIXED_BYTES;
     let lanes = (options.memory.saturating_sub(fixed) / lane.max(1)).min(options.threads as u64);
     if lanes == 0 {
