@@ -20,7 +20,7 @@
 //! use cognate::{Merge, WriteOptions, engine, plan};
 //! # fn main() -> cognate::Result<()> {
 //! let merge = Merge::open("recipe.yml".as_ref(), &plan::Options::default())?;
-//! merge.write("out".as_ref(), WriteOptions {
+//! merge.write("out".as_ref(), &WriteOptions {
 //!     overwrite: false,
 //!     digests: engine::DigestMode::Full,
 //!     cache: None,
