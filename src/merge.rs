@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use crate::lineage;
 use crate::model::Checkpoint;
+use crate::model::hub::{self, HubReference, Resolved, Unwatched, Want, Watch};
 use crate::plan::{self, Plan};
 use crate::recipe::Recipe;
 use sha2::{Digest, Sha256};
@@ -34,18 +35,43 @@ pub struct WriteOptions {
     pub progress: Progress,
 }
 
+/// How models that are no folders are fetched from the Hub.
+pub struct Fetch<'a> {
+    /// Whole models, or what a plan needs of them.
+    pub want: Want,
+    /// Who is told how far a download is.
+    pub watch: &'a dyn Watch,
+}
+
 impl Merge {
-    /// Opens the recipe and its models and plans the merge. No weight is read.
+    /// Opens the recipe and its models and plans the merge. No weight is read. Models of the Hub
+    /// are fetched whole, and silently; see [`Merge::open_with`].
     ///
     /// # Errors
     /// The recipe is wrong, a model cannot be opened, or they do not fit together.
     pub fn open(recipe: &Path, options: &plan::Options) -> Result<Self> {
+        Self::open_with(recipe, options, Fetch { want: Want::Everything, watch: &Unwatched })
+    }
+
+    /// The same, with a say in what is fetched from the Hub. A merge opened with
+    /// [`Want::Headers`] can be looked at, but not written.
+    ///
+    /// # Errors
+    /// As [`Merge::open`].
+    pub fn open_with(recipe: &Path, options: &plan::Options, fetch: Fetch<'_>) -> Result<Self> {
         let recipe = Recipe::open(recipe)?;
         let mut models: Vec<Checkpoint> = Vec::new();
         for reference in recipe.references() {
-            let folder = find(&recipe, reference)?;
-            let same = |other: &&Checkpoint| {
-                std::fs::canonicalize(&other.folder).ok() == std::fs::canonicalize(&folder).ok()
+            let found = find(&recipe, reference, &fetch)?;
+            let same = |other: &&Checkpoint| match (&found, &other.hub) {
+                // The same commit may stand in two temporary folders.
+                (Found::Hub(found), Some(other)) => {
+                    (&found.reference.repo, &found.commit) == (&other.reference.repo, &other.commit)
+                }
+                _ => {
+                    let folder = std::fs::canonicalize(found.folder()).ok();
+                    std::fs::canonicalize(&other.folder).ok() == folder
+                }
             };
             if let Some(other) = models.iter().find(same) {
                 return Err(recipe
@@ -54,7 +80,10 @@ impl Merge {
                     .fact("also", &other.reference)
                     .hint("write the reference in the same way everywhere"));
             }
-            models.push(Checkpoint::open(&reference.value, &folder)?);
+            models.push(match found {
+                Found::Folder(folder) => Checkpoint::open(&reference.value, &folder)?,
+                Found::Hub(resolved) => Checkpoint::open_resolved(&reference.value, resolved)?,
+            });
         }
         let plan = Plan::new(&recipe, &models, options)?;
         Ok(Self { recipe, models, plan })
@@ -65,6 +94,12 @@ impl Merge {
     /// # Errors
     /// The target may not be written, or the run fails; nothing is left at `target` then.
     pub fn write(&self, target: &Path, options: WriteOptions) -> Result<Outcome> {
+        let headers =
+            |model: &&Checkpoint| model.hub.as_ref().is_some_and(|hub| !hub.has_weights());
+        if let Some(model) = self.models.iter().find(headers) {
+            return Err(Error::internal("a merge was opened without its weights")
+                .fact("model", &model.reference));
+        }
         self.check_target(target)?;
         let fingerprint = self.fingerprint(options.digests, options.allow_nan);
         let staging = Staging::begin(target, &fingerprint, options.overwrite)?;
@@ -98,7 +133,7 @@ impl Merge {
             staging.write("model.safetensors.index.json", index.as_bytes())?;
         }
         staging.write("config.json", plan.config.as_bytes())?;
-        staging.write("README.md", lineage::card(&self.recipe, plan).as_bytes())?;
+        staging.write("README.md", lineage::card(&self.recipe, plan, &self.models).as_bytes())?;
         let manifest = lineage::manifest(&self.recipe, plan, &self.models, &outcome);
         staging.write("lineage.json", format!("{manifest:#}\n").as_bytes())?;
         Ok(outcome)
@@ -183,21 +218,49 @@ fn resolve(target: &Path) -> Option<PathBuf> {
     Some(parent.join(target.file_name()?))
 }
 
-/// The folder of a model reference: relative to the recipe's folder, then to the working directory.
-fn find(recipe: &Recipe, reference: &crate::recipe::Located<String>) -> Result<PathBuf> {
+/// What a model reference leads to.
+enum Found {
+    Folder(PathBuf),
+    Hub(Resolved),
+}
+
+impl Found {
+    fn folder(&self) -> &Path {
+        match self {
+            Self::Folder(folder) => folder,
+            Self::Hub(resolved) => &resolved.folder,
+        }
+    }
+}
+
+/// The model of a reference: a folder, relative to the recipe's folder, then to the working
+/// directory; or else a model of the Hub.
+fn find(
+    recipe: &Recipe,
+    reference: &crate::recipe::Located<String>,
+    fetch: &Fetch<'_>,
+) -> Result<Found> {
     let beside = recipe.file.parent().unwrap_or(Path::new("")).join(&reference.value);
     let here = PathBuf::from(&reference.value);
     let tried = [beside, here];
     if let Some(found) = tried.iter().find(|path| path.is_dir()) {
-        return Ok(found.clone());
+        return Ok(Found::Folder(found.clone()));
     }
     let mut places = tried.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
     places.dedup();
+    let is_file = tried.iter().any(|path| path.is_file());
+    if let Some(name) = HubReference::parse(&reference.value).filter(|_| !is_file) {
+        let resolved = hub::Settings::from_env()
+            .and_then(|settings| hub::resolve(&name, fetch.want, &settings, fetch.watch));
+        return resolved
+            .map(Found::Hub)
+            .map_err(|e| e.fact("folder", format!("{} (not there)", places.join(", "))));
+    }
     let error = recipe
         .error(reference, "a model folder does not exist")
         .fact("model", &reference.value)
         .fact("tried", places.join(", "));
-    Err(if tried.iter().any(|path| path.is_file()) {
+    Err(if is_file {
         error.hint("a model is a folder with config.json and safetensors weights, not a file")
     } else {
         error.hint("paths are relative to the recipe's folder, then to the working directory")

@@ -1,24 +1,31 @@
 //! The model card: `README.md` with the front matter the Hugging Face Hub reads.
 
+use crate::model::Checkpoint;
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 use std::fmt::Write;
 
 /// The card of a merge.
-pub fn card(recipe: &Recipe, plan: &Plan) -> String {
+pub fn card(recipe: &Recipe, plan: &Plan, models: &[Checkpoint]) -> String {
     let mut text = String::from("---\nbase_model:\n");
-    let names: Vec<&str> = plan.models.iter().map(|model| short_name(&model.reference)).collect();
+    let names: Vec<&str> = models.iter().map(name).collect();
     for name in &names {
         let _ = writeln!(text, "- {}", serde_json::Value::from(*name));
     }
     text.push_str(
         "base_model_relation: merge\nlibrary_name: transformers\ntags:\n- merge\n- cognate\n---\n",
     );
-    let _ = write_body(&mut text, recipe, plan, &names);
+    let _ = write_body(&mut text, recipe, plan, models, &names);
     text
 }
 
-fn write_body(text: &mut String, recipe: &Recipe, plan: &Plan, names: &[&str]) -> std::fmt::Result {
+fn write_body(
+    text: &mut String,
+    recipe: &Recipe,
+    plan: &Plan,
+    models: &[Checkpoint],
+    names: &[&str],
+) -> std::fmt::Result {
     let method = recipe.method;
     writeln!(text, "# Merge of {}\n", names.join(", "))?;
     writeln!(
@@ -36,7 +43,12 @@ fn write_body(text: &mut String, recipe: &Recipe, plan: &Plan, names: &[&str]) -
             (false, true) => "merged; config and tokenizer",
             (false, false) => "merged",
         };
-        writeln!(text, "| {} | {role} |", model.reference)?;
+        match &models[i].hub {
+            Some(hub) => {
+                writeln!(text, "| {} | {role}; commit `{}` |", model.reference, hub.commit)?
+            }
+            None => writeln!(text, "| {} | {role} |", model.reference)?,
+        }
     }
     writeln!(
         text,
@@ -48,6 +60,11 @@ fn write_body(text: &mut String, recipe: &Recipe, plan: &Plan, names: &[&str]) -
     let longest = recipe.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
     writeln!(text, "{fence}yaml\n{}\n{fence}", recipe.text.trim_end())
+}
+
+/// The name of a model: the Hub's, or its folder's.
+fn name(model: &Checkpoint) -> &str {
+    model.hub.as_ref().map_or_else(|| short_name(&model.reference), |hub| &hub.reference.repo)
 }
 
 /// The name of a model's folder.

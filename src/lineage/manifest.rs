@@ -80,11 +80,20 @@ fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) ->
             (name.clone(), entry)
         })
         .collect();
-    json!({
+    let mut entry = json!({
         "model": checkpoint.reference,
         "digest": known.then(|| hex(&model)),
         "architecture": checkpoint.config.architecture(),
         "tensors": tensors,
         "dropped": plan.models[index].dropped,
-    })
+    });
+    if let Some(hub) = &checkpoint.hub {
+        entry["revision"] = hub.commit.clone().into();
+        let large = hub
+            .files
+            .iter()
+            .filter_map(|file| Some((file.path.clone(), file.sha256.clone()?.into())));
+        entry["files"] = Value::Object(large.collect());
+    }
+    entry
 }

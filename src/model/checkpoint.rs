@@ -1,6 +1,7 @@
 //! A Hugging Face model folder, opened and checked; no weight is read.
 
 use super::config::Config;
+use super::hub::Resolved;
 use super::layers::Stacks;
 use super::shards::{self, Shard, StoredTensor};
 use super::source::Source;
@@ -19,6 +20,8 @@ pub struct Checkpoint {
     pub reference: String,
     /// Its folder.
     pub folder: PathBuf,
+    /// Where on the Hub it comes from; none if it was given as a folder.
+    pub hub: Option<Resolved>,
     /// Its `config.json`.
     pub config: Config,
     /// Its stacks of layers.
@@ -55,6 +58,7 @@ impl Checkpoint {
         let checkpoint = Self {
             reference: reference.to_string(),
             folder: folder.to_path_buf(),
+            hub: None,
             config,
             stacks: Stacks::default(),
             shards,
@@ -63,6 +67,16 @@ impl Checkpoint {
             order: Vec::new(),
         };
         Ok(checkpoint.seen_as(seen))
+    }
+
+    /// Opens a model of the Hub, once it is a folder.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_resolved(reference: &str, resolved: Resolved) -> Result<Self> {
+        let mut checkpoint = Self::open(reference, &resolved.folder)?;
+        checkpoint.hub = Some(resolved);
+        Ok(checkpoint)
     }
 
     /// The same files, seen as these tensors, in this order.

@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod config;
+pub mod hub;
 mod layers;
 mod mapping;
 mod shards;
