@@ -252,9 +252,11 @@ fn find(
     if let Some(name) = HubReference::parse(&reference.value).filter(|_| !is_file) {
         let resolved = hub::Settings::from_env()
             .and_then(|settings| hub::resolve(&name, fetch.want, &settings, fetch.watch));
-        return resolved
-            .map(Found::Hub)
-            .map_err(|e| e.fact("folder", format!("{} (not there)", places.join(", "))));
+        return resolved.map(Found::Hub).map_err(|e| {
+            let place = recipe.error(reference, "");
+            e.fact("folder", format!("{} (not there)", places.join(", ")))
+                .fact("recipe", place.get("file").unwrap_or_default())
+        });
     }
     let error = recipe
         .error(reference, "a model folder does not exist")

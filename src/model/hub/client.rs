@@ -179,7 +179,7 @@ impl<'a> Client<'a> {
         let endpoint = &self.settings.endpoint;
         if matches!(error, ureq::Error::BadUri(_) | ureq::Error::Http(_)) {
             let error = about
-                .error(Error::input("the Hub's address is none"))
+                .error(Error::input("the Hub's address is not valid"))
                 .expected("https://HOST", endpoint)
                 .hint("check HF_ENDPOINT");
             return Failure::Final(error);
@@ -214,9 +214,11 @@ impl<'a> Client<'a> {
             } else {
                 "the model is private, gated or not there; set HF_TOKEN or run `hf auth login`"
             }),
-            (_, 403) => Error::network("the Hub gives no access to the model").hint(
-                "the token in HF_TOKEN lacks the right; accept the model's conditions on its page",
-            ),
+            (_, 403) => Error::network("the Hub gives no access to the model").hint(if known {
+                "the token in HF_TOKEN lacks the right; accept the model's conditions on its page"
+            } else {
+                "accept the model's conditions on its page, then set HF_TOKEN to a token of yours"
+            }),
             (_, 404) if about.file.is_some() => {
                 Error::input("the model has no such file on the Hub")
             }

@@ -119,6 +119,9 @@ pub fn resolve(
     let whole_weights = weights.iter().all(|file| download.is_cached(file));
     let headers = want == Want::Headers && !whole_weights;
     if headers {
+        check_headers(&download, &weights)?;
+    }
+    if headers {
         fetch_all(&download, beside.iter())?;
     } else {
         fetch_all(&download, beside.iter().chain(&weights))?;
@@ -143,6 +146,18 @@ impl From<Remote> for HubFile {
 
 fn is_weights(file: &Remote, needed: &Needed) -> bool {
     super::is_weight_file(&file.path) && needed.index.as_ref() != Some(&file.path)
+}
+
+/// Refuses weights that have no header to fetch instead of them.
+fn check_headers(download: &Download<'_>, weights: &[Remote]) -> Result<()> {
+    let of_model = |file: &&Remote| !file.path.contains('/') && !download.is_cached(file);
+    match weights.iter().filter(of_model).find(|file| !file.path.ends_with(".safetensors")) {
+        None => Ok(()),
+        Some(file) => Err(Error::input("a model of pickled weights cannot be planned unfetched")
+            .fact("model", download.reference)
+            .expected("safetensors, whose headers can be fetched alone", &file.path)
+            .hint("`cognate merge` fetches the weights; a plan can be made once they are cached")),
+    }
 }
 
 /// Fetches what the cache lacks, with the disk's room checked before.
