@@ -5,90 +5,11 @@
 mod hub_server;
 mod support;
 
-use cognate::model::hub::{HubReference, Resolved, Settings, Unwatched, Want, resolve};
-use cognate::{Error, Result};
-use hub_server::{COMMIT, Hub, etag};
+use cognate::model::hub::{Settings, Want};
+use hub_server::{COMMIT, Hub, RECIPE, command, etag, fails, get, hub, run, settings, stable};
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use std::process::Command;
-use std::time::Duration;
-use support::{INDEX, Run, SINGLE, Sandbox, Tensor, config, files, finish, llama, sha256, shard};
-
-const RECIPE: &str = "\
-merge_method: linear
-models:
-  - {model: org/a, parameters: {weight: 0.5}}
-  - {model: org/b@v1, parameters: {weight: 0.5}}
-";
-
-/// Weights that are much longer than their header.
-fn weights(seed: u64) -> Vec<Tensor> {
-    let mut tensors = llama(2, seed);
-    tensors.push(Tensor::random("model.wide.weight", Dtype::F32, &[512, 512], seed));
-    tensors
-}
-
-/// A Hub with a sharded model `org/a` and a model `org/b` of one file, and other files that no
-/// merge needs.
-fn hub() -> Hub {
-    let hub = Hub::start();
-    let a = weights(1);
-    let (first, second) = a.split_at(4);
-    let mut map = serde_json::Map::new();
-    for (file, tensors) in [("m-1.safetensors", first), ("m-2.safetensors", second)] {
-        hub.put("org/a", file, shard(tensors));
-        map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), file.into())));
-    }
-    hub.put("org/a", INDEX, json!({"weight_map": map}).to_string());
-    hub.put("org/a", "pytorch_model.bin", "never fetched");
-    hub.put("org/a", "runs/events.out", "never fetched");
-    hub.put("org/a", "README.md", "never fetched");
-    hub.put("org/a", "tokenizer.json", "{}");
-    hub.put("org/a", "1_Pooling/config.json", "{\"dim\": 8}");
-    hub.put("org/b", SINGLE, shard(&weights(2)));
-    for model in ["org/a", "org/b"] {
-        hub.put(model, "config.json", config(2).to_string());
-    }
-    hub
-}
-
-/// The binary in the sandbox, with this Hub.
-fn command(sandbox: &Sandbox, hub: &Hub, args: &[&str]) -> Command {
-    let mut command = sandbox.command(args);
-    command.env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", &hub.endpoint);
-    for proxy in ["http_proxy", "https_proxy", "all_proxy"] {
-        command.env_remove(proxy).env_remove(proxy.to_uppercase());
-    }
-    command
-}
-
-fn run(sandbox: &Sandbox, hub: &Hub, args: &[&str]) -> Run {
-    finish(&mut command(sandbox, hub, args))
-}
-
-/// The settings for library calls, with next to no waiting.
-fn settings(sandbox: &Sandbox, hub: &Hub) -> Settings {
-    Settings {
-        endpoint: hub.endpoint.clone(),
-        cache: sandbox.path("cache"),
-        token: None,
-        offline: false,
-        retry_wait: Duration::from_millis(1),
-    }
-}
-
-fn get(reference: &str, want: Want, settings: &Settings) -> Result<Resolved> {
-    resolve(&HubReference::parse(reference).unwrap(), want, settings, &Unwatched)
-}
-
-fn fails(reference: &str, settings: &Settings) -> Error {
-    get(reference, Want::Everything, settings).unwrap_err()
-}
-
-/// A message without what differs from run to run.
-fn stable(message: &str, sandbox: &Sandbox, hub: &Hub) -> String {
-    message.replace(&hub.endpoint, "HUB").replace(sandbox.path("").to_str().unwrap(), "SANDBOX/")
-}
+use support::{SINGLE, Sandbox, Tensor, config, files, finish, llama, sha256, shard};
 
 #[test]
 fn models_are_fetched_merged_and_found_offline() {

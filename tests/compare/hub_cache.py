@@ -69,6 +69,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
             else:
                 body = {"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": files}
             return self.send(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+        if "/".join(parts[:2]) not in models:
+            return self.send(404, {})
         file = models["/".join(parts[:2])] / parts[4]
         data, entry = file.read_bytes(), described(file)
         tag = entry["lfs"]["sha256"] if "lfs" in entry else entry["blobId"]
