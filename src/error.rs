@@ -60,6 +60,11 @@ impl Error {
         }
     }
 
+    /// A server that cannot be reached, refuses, or answers what it should not.
+    pub fn network(message: impl Into<String>) -> Self {
+        Self::new(Kind::Io, message)
+    }
+
     /// Something that cannot happen unless the program itself is wrong.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Kind::Io, message)

@@ -42,4 +42,4 @@ pub mod plan;
 pub mod recipe;
 
 pub use error::{Error, Result};
-pub use merge::{Merge, WriteOptions};
+pub use merge::{Fetch, Merge, WriteOptions};

@@ -7,10 +7,13 @@ mod step;
 
 use crate::engine::{DigestMode, Progress};
 use crate::error::{Error, Result};
+use crate::model::hub::{Unwatched, Want, Watch};
 use crate::plan::{self, Plan};
 use crate::recipe::RecipeFile;
+use folders::{Finder, Found};
 use serde_json::{Value, json};
 use stages::Stage;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +23,8 @@ pub struct Merge {
     pub recipe: RecipeFile,
     /// Its stages in order; the last makes the output.
     stages: Vec<Stage>,
+    /// What each model reference leads to.
+    found: BTreeMap<String, Found>,
 }
 
 /// How to write a merge.
@@ -36,20 +41,39 @@ pub struct WriteOptions {
     pub progress: Progress,
 }
 
+/// How models that are no folders are fetched from the Hub.
+pub struct Fetch<'a> {
+    /// Whole models, or what a plan needs of them.
+    pub want: Want,
+    /// Who is told how far a download is.
+    pub watch: &'a dyn Watch,
+}
+
 impl Merge {
     /// Opens the recipe and its models and plans the merge. No weight is read, but for a small sample
-    /// that tells whether the models are related to their base.
+    /// that tells whether the models are related to their base. Models of the Hub are fetched whole,
+    /// and silently; see [`Merge::open_with`].
     ///
     /// # Errors
     /// The recipe is wrong, a model cannot be opened, or they do not fit together.
     pub fn open(recipe: &Path, options: &plan::Options) -> Result<Self> {
+        Self::open_with(recipe, options, Fetch { want: Want::Everything, watch: &Unwatched })
+    }
+
+    /// The same, with a say in what is fetched from the Hub. A merge opened with
+    /// [`Want::Headers`] can be looked at, but not written.
+    ///
+    /// # Errors
+    /// As [`Merge::open`].
+    pub fn open_with(recipe: &Path, options: &plan::Options, fetch: Fetch<'_>) -> Result<Self> {
         let recipe = RecipeFile::open(recipe, &options.set)?;
-        let mut stages = stages::open(&recipe, options)?;
+        let finder = Finder::new(Some(fetch), BTreeMap::new());
+        let mut stages = stages::open(&recipe, options, &finder)?;
         for stage in &mut stages {
             let unrelated = relation::unrelated(stage)?;
             stage.plan.warnings.extend(unrelated);
         }
-        Ok(Self { recipe, stages })
+        Ok(Self { recipe, stages, found: finder.found() })
     }
 
     /// The plan of the output.

@@ -3,7 +3,8 @@
 use super::{PlanArgs, cache_folder, print, print_json, remark};
 use clap::Args as ClapArgs;
 use cognate::engine::{DigestMode, Progress};
-use cognate::{Merge, Result, WriteOptions};
+use cognate::model::hub::Want;
+use cognate::{Fetch, Merge, Result, WriteOptions};
 use std::path::PathBuf;
 
 #[derive(ClapArgs)]
@@ -37,7 +38,10 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let merge = Merge::open(&self.recipe, &self.plan.options())?;
+        let progress = || if self.quiet { Progress::silent() } else { Progress::stderr() };
+        let want = if self.dry_run { Want::Headers } else { Want::Everything };
+        let fetch = Fetch { want, watch: &progress() };
+        let merge = Merge::open_with(&self.recipe, &self.plan.options(), fetch)?;
         if self.dry_run {
             return if self.json { print_json(&merge.json()) } else { print(&merge.text()) };
         }
@@ -51,7 +55,7 @@ impl Args {
             digests: self.digests,
             cache: cache_folder(),
             allow_nan: self.allow_nan,
-            progress: if self.quiet { Progress::silent() } else { Progress::stderr() },
+            progress: progress(),
         };
         let outcome = merge.write(&self.out, &options)?;
         if outcome.resumed > 0 && !self.quiet {

@@ -2,7 +2,9 @@
 
 use super::{PlanArgs, print, print_json};
 use clap::Args as ClapArgs;
-use cognate::{Merge, Result};
+use cognate::engine::Progress;
+use cognate::model::hub::Want;
+use cognate::{Fetch, Merge, Result};
 use std::path::PathBuf;
 
 #[derive(ClapArgs)]
@@ -21,7 +23,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let merge = Merge::open(&self.recipe, &self.plan.options())?;
+        let fetch = Fetch { want: Want::Headers, watch: &Progress::stderr() };
+        let merge = Merge::open_with(&self.recipe, &self.plan.options(), fetch)?;
         if let Some(part) = &self.tensor {
             return print(&merge.tensors_text(part)?);
         }

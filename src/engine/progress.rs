@@ -1,5 +1,6 @@
 //! Progress of a run: a bar on a terminal, plain lines elsewhere, or nothing.
 
+use crate::model::hub::Watch;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -81,6 +82,36 @@ impl Progress {
         if let Kind::Bar(bar) = &self.kind {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Downloads are shown like merges, each below a line that says what it is.
+impl Watch for Progress {
+    fn begin(&self, what: &str, bytes: u64) {
+        let line = format!("{what}, {}", crate::plan::bytes(bytes));
+        match &self.kind {
+            Kind::Silent => {}
+            Kind::Bar(bar) => {
+                bar.reset();
+                bar.println(line);
+            }
+            Kind::Lines(lines) => {
+                let _ = writeln!(std::io::stderr(), "{line}");
+                if let Ok(mut lines) = lines.lock() {
+                    let now = Instant::now();
+                    *lines = Lines { started: now, last: now, total: 0, done: 0 };
+                }
+            }
+        }
+        Self::begin(self, bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        Self::advance(self, bytes);
+    }
+
+    fn end(&self) {
+        Self::end(self);
     }
 }
 

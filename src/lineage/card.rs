@@ -1,21 +1,27 @@
 //! The model card: `README.md` with the front matter the Hugging Face Hub reads.
 
+use crate::model::Checkpoint;
 use crate::plan::Plan;
 use crate::recipe::{Recipe, RecipeFile};
 use std::fmt::Write;
 
-/// The card of a merge; `ancestors` are the references of the models that it was made of, through
-/// all stages.
-pub fn card(file: &RecipeFile, recipe: &Recipe, plan: &Plan, ancestors: &[String]) -> String {
+/// The card of a merge; `ancestors` are the names of the models that it was made of, through all
+/// stages.
+pub fn card(
+    file: &RecipeFile,
+    recipe: &Recipe,
+    plan: &Plan,
+    models: &[Checkpoint],
+    ancestors: &[String],
+) -> String {
     let mut text = String::from("---\nbase_model:\n");
-    let names: Vec<&str> = ancestors.iter().map(|name| short_name(name)).collect();
-    for name in &names {
-        let _ = writeln!(text, "- {}", serde_json::Value::from(*name));
+    for name in ancestors {
+        let _ = writeln!(text, "- {}", serde_json::Value::from(name.as_str()));
     }
     text.push_str(
         "base_model_relation: merge\nlibrary_name: transformers\ntags:\n- merge\n- cognate\n---\n",
     );
-    let _ = write_body(&mut text, file, recipe, plan, &names);
+    let _ = write_body(&mut text, file, recipe, plan, models, ancestors);
     text
 }
 
@@ -24,7 +30,8 @@ fn write_body(
     file: &RecipeFile,
     recipe: &Recipe,
     plan: &Plan,
-    names: &[&str],
+    models: &[Checkpoint],
+    names: &[String],
 ) -> std::fmt::Result {
     let method = recipe.method;
     writeln!(text, "# Merge of {}\n", names.join(", "))?;
@@ -43,7 +50,12 @@ fn write_body(
             (false, true) => "merged; config and tokenizer",
             (false, false) => "merged",
         };
-        writeln!(text, "| {} | {role} |", model.reference)?;
+        match &models[i].hub {
+            Some(hub) => {
+                writeln!(text, "| {} | {role}; commit `{}` |", model.reference, hub.commit)?
+            }
+            None => writeln!(text, "| {} | {role} |", model.reference)?,
+        }
     }
     writeln!(
         text,
@@ -58,7 +70,7 @@ fn write_body(
 }
 
 /// The name of a model's folder.
-fn short_name(reference: &str) -> &str {
+pub(crate) fn short_name(reference: &str) -> &str {
     let trimmed = reference.trim_end_matches('/');
     trimmed.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(reference)
 }

@@ -95,12 +95,22 @@ fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) ->
             (name.clone(), entry)
         })
         .collect();
-    json!({
+    let mut entry = json!({
         "model": checkpoint.reference,
         "digest": known.then(|| hex(&model)),
         "architecture": checkpoint.config.architecture(),
         "tensors": tensors,
         "made_of": plan.models[index].made_of,
         "dropped": plan.models[index].dropped,
-    })
+    });
+    if let Some(hub) = &checkpoint.hub {
+        entry["repo"] = hub.reference.repo.clone().into();
+        entry["revision"] = hub.commit.clone().into();
+        let large = hub
+            .files
+            .iter()
+            .filter_map(|file| Some((file.path.clone(), file.sha256.clone()?.into())));
+        entry["files"] = Value::Object(large.collect());
+    }
+    entry
 }

@@ -4,4 +4,5 @@ mod card;
 mod manifest;
 
 pub use card::card;
+pub(crate) use card::short_name;
 pub use manifest::{SCHEMA, manifest};

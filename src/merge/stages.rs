@@ -4,7 +4,7 @@
 //! several times over: then it is written to a folder beside the output (*staged*), which goes away
 //! at the end. Both give the same bytes.
 
-use super::folders::find;
+use super::folders::{Finder, local};
 use super::step::Step;
 use super::{Merge, WriteOptions};
 use crate::engine::{DigestMode, Digests, NanPolicy, Outcome, PlannedTensor, sibling};
@@ -58,12 +58,16 @@ impl fmt::Display for Keep {
 }
 
 /// Opens the checkpoints of every stage and plans them all. No weight is read.
-pub(super) fn open(file: &RecipeFile, options: &plan::Options) -> Result<Vec<Stage>> {
+pub(super) fn open(
+    file: &RecipeFile,
+    options: &plan::Options,
+    finder: &Finder<'_>,
+) -> Result<Vec<Stage>> {
     let mut planned: BTreeMap<&str, Checkpoint> = BTreeMap::new();
     let mut stages: Vec<Stage> = Vec::new();
     for (i, recipe) in file.stages.iter().enumerate() {
-        let opened = models(recipe, &planned)?;
-        let (models, vocabulary) = in_one_vocabulary(recipe, opened, &planned)?;
+        let opened = models(recipe, &planned, finder)?;
+        let (models, vocabulary) = in_one_vocabulary(recipe, opened, &planned, finder)?;
         let mut plan = Plan::new(recipe, &models, vocabulary, options)?;
         let mut files = None;
         // What stages are computed of is read along with them.
@@ -87,7 +91,11 @@ pub(super) fn open(file: &RecipeFile, options: &plan::Options) -> Result<Vec<Sta
 }
 
 /// The checkpoints of a recipe's references: stages by their names, folders otherwise.
-fn models(recipe: &Recipe, planned: &BTreeMap<&str, Checkpoint>) -> Result<Vec<Checkpoint>> {
+fn models(
+    recipe: &Recipe,
+    planned: &BTreeMap<&str, Checkpoint>,
+    finder: &Finder<'_>,
+) -> Result<Vec<Checkpoint>> {
     let mut models: Vec<Checkpoint> = Vec::new();
     let mut folders: Vec<(PathBuf, String)> = Vec::new();
     for reference in recipe.references() {
@@ -95,8 +103,12 @@ fn models(recipe: &Recipe, planned: &BTreeMap<&str, Checkpoint>) -> Result<Vec<C
         let mut model = if let Some(stage) = planned.get(name.value.as_str()) {
             stage.clone()
         } else {
-            let folder = find(recipe, &name)?;
-            let real = std::fs::canonicalize(&folder).unwrap_or_else(|_| folder.clone());
+            let found = finder.find(recipe, &name)?;
+            // The same commit may stand in two temporary folders.
+            let real = match &found.hub {
+                Some(hub) => PathBuf::from(format!("{}@{}", hub.reference.repo, hub.commit)),
+                None => std::fs::canonicalize(&found.folder).unwrap_or(found.folder.clone()),
+            };
             let plain = adapters.is_empty();
             if let Some((_, other)) = folders.iter().find(|(other, _)| plain && *other == real) {
                 return Err(recipe
@@ -108,10 +120,14 @@ fn models(recipe: &Recipe, planned: &BTreeMap<&str, Checkpoint>) -> Result<Vec<C
             if plain {
                 folders.push((real, reference.value.clone()));
             }
-            Checkpoint::open(&reference.value, &folder)?
+            match found.hub {
+                Some(resolved) => Checkpoint::open_resolved(&reference.value, resolved)?,
+                None => Checkpoint::open(&reference.value, &found.folder)?,
+            }
         };
         for adapter in adapters {
-            model = model.with_adapter(&adapter.value, &find(recipe, &adapter)?)?;
+            let folder = finder.find(recipe, &adapter)?.folder;
+            model = model.with_adapter(&adapter.value, &folder)?;
         }
         model.reference.clone_from(&reference.value);
         models.push(model);
@@ -125,7 +141,7 @@ fn parts(
     recipe: &Recipe,
     reference: &Located<String>,
 ) -> Result<(Located<String>, Vec<Located<String>>)> {
-    if !reference.value.contains('+') || find(recipe, reference).is_ok() {
+    if !reference.value.contains('+') || local(recipe, reference).is_some() {
         return Ok((reference.clone(), Vec::new()));
     }
     let mut parts = reference.value.split('+').map(|part| reference.map(part.trim().to_string()));
@@ -200,12 +216,13 @@ fn in_one_vocabulary(
     recipe: &Recipe,
     opened: Vec<Checkpoint>,
     planned: &BTreeMap<&str, Checkpoint>,
+    finder: &Finder<'_>,
 ) -> Result<(Vec<Checkpoint>, Vocabulary)> {
     let donor = plan::donor(recipe, &opened);
     Vocabulary::resolve(recipe, opened, donor, |reference| {
         match planned.get(reference.value.as_str()) {
             Some(stage) => Ok(stage.folder.clone()),
-            None => find(recipe, reference),
+            None => finder.find(recipe, reference).map(|found| found.folder),
         }
     })
 }
@@ -251,6 +268,14 @@ impl Merge {
         options: &WriteOptions,
         folders: &mut Vec<PathBuf>,
     ) -> Result<Outcome> {
+        let headers =
+            |model: &&Checkpoint| model.hub.as_ref().is_some_and(|hub| !hub.has_weights());
+        let mut opened = self.stages.iter().flat_map(|stage| &stage.models);
+        if let Some(model) = opened.find(headers) {
+            return Err(Error::internal("a merge was opened without its weights")
+                .fact("model", &model.reference));
+        }
+        let finder = Finder::new(None, self.found.clone());
         let nan = if options.allow_nan { NanPolicy::Keep } else { NanPolicy::Refuse };
         let mut ready: BTreeMap<&str, Checkpoint> = BTreeMap::new();
         let mut before: Vec<Value> = Vec::new();
@@ -259,7 +284,10 @@ impl Merge {
             let models = if ready.is_empty() {
                 stage.models.clone()
             } else {
-                in_one_vocabulary(recipe, models(recipe, &ready)?, &ready)?.0
+                {
+                    let opened = models(recipe, &ready, &finder)?;
+                    in_one_vocabulary(recipe, opened, &ready, &finder)?.0
+                }
             };
             let step = Step {
                 file: &self.recipe,

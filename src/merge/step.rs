@@ -65,7 +65,8 @@ impl Step<'_> {
         }
         staging.write("config.json", plan.config.as_bytes())?;
         let before = self.used();
-        let card = lineage::card(self.file, self.recipe, plan, &self.ancestors(&before));
+        let card =
+            lineage::card(self.file, self.recipe, plan, self.models, &self.ancestors(&before));
         staging.write("README.md", card.as_bytes())?;
         let mut manifest = lineage::manifest(self.file, self.recipe, plan, self.models, &outcome);
         if !before.is_empty() {
@@ -90,13 +91,20 @@ impl Step<'_> {
         used
     }
 
-    /// The models that are no stages, in the order the file comes to them.
+    /// The names of the models that are no stages, in the order the file comes to them.
     fn ancestors(&self, used: &[&Value]) -> Vec<String> {
         let stages: Vec<&str> = used.iter().filter_map(|stage| stage["name"].as_str()).collect();
-        let own = self.plan.models.iter().map(|model| model.reference.as_str());
+        let before = used.iter().flat_map(|stage| stage["inputs"].as_array().into_iter().flatten());
+        let before =
+            before.filter_map(|input| Some((input["model"].as_str()?, input["repo"].as_str())));
+        let own = self.models.iter().map(|model| {
+            let repo = model.hub.as_ref().map(|hub| hub.reference.repo.as_str());
+            (model.reference.as_str(), repo)
+        });
         let mut all: Vec<String> = Vec::new();
-        for name in used.iter().flat_map(|stage| inputs(stage)).chain(own) {
-            if !stages.contains(&name) && !all.iter().any(|other| other == name) {
+        for (reference, repo) in before.chain(own) {
+            let name = repo.unwrap_or_else(|| lineage::short_name(reference));
+            if !stages.contains(&reference) && !all.iter().any(|other| other == name) {
                 all.push(name.to_string());
             }
         }

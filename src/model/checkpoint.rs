@@ -2,6 +2,7 @@
 
 use super::adapter::{Adapter, Applied};
 use super::config::Config;
+use super::hub::Resolved;
 use super::layers::Stacks;
 use super::quantised;
 use super::shards::{self, Shard, StoredTensor};
@@ -22,6 +23,8 @@ pub struct Checkpoint {
     pub reference: String,
     /// Its folder.
     pub folder: PathBuf,
+    /// Where on the Hub it comes from; none if it was given as a folder.
+    pub hub: Option<Arc<Resolved>>,
     /// Its `config.json`, which describes the tensors as a merge sees them.
     pub config: Config,
     /// Its stacks of layers.
@@ -58,6 +61,7 @@ impl Checkpoint {
         let checkpoint = Self {
             reference: reference.to_string(),
             folder: folder.to_path_buf(),
+            hub: None,
             config,
             stacks: Stacks::default(),
             adapters: Vec::new(),
@@ -82,6 +86,7 @@ impl Checkpoint {
         let checkpoint = Self {
             reference: reference.to_string(),
             folder: folder.to_path_buf(),
+            hub: None,
             config,
             stacks: Stacks::default(),
             adapters: Vec::new(),
@@ -126,6 +131,16 @@ impl Checkpoint {
     /// The adapters applied to it, in order.
     pub fn adapters(&self) -> &[Applied] {
         &self.adapters
+    }
+
+    /// Opens a model of the Hub, once it is a folder.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_resolved(reference: &str, resolved: Arc<Resolved>) -> Result<Self> {
+        let mut checkpoint = Self::open(reference, &resolved.folder)?;
+        checkpoint.hub = Some(resolved);
+        Ok(checkpoint)
     }
 
     /// The same files, seen as these tensors, in this order.

@@ -8,6 +8,7 @@ mod checkpoint;
 mod config;
 mod config_vocabulary;
 mod embeddings;
+pub mod hub;
 mod layers;
 mod mapping;
 mod modules;

@@ -15,9 +15,9 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 
 /// The index that names the shard of every tensor.
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 /// The one file of a checkpoint that is not sharded.
-const SINGLE: &str = "model.safetensors";
+pub(super) const SINGLE: &str = "model.safetensors";
 /// An index larger than this is refused unread.
 const MAX_INDEX_BYTES: u64 = 256 << 20;
 
@@ -220,7 +220,7 @@ fn unindexed_files(folder: &Path) -> Result<BTreeSet<String>> {
 }
 
 /// Whether the files are exactly shards 1 to N of one set of N.
-fn numbered_set(files: &BTreeSet<String>) -> bool {
+pub(super) fn numbered_set(files: &BTreeSet<String>) -> bool {
     let expected = |stem: &str| {
         (1..=files.len())
             .map(|i| format!("{stem}-{i:05}-of-{:05}.safetensors", files.len()))

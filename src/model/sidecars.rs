@@ -77,6 +77,14 @@ fn file_belongs(name: &str) -> bool {
     covered && !is_weight_file(name)
 }
 
+/// Whether the file at this path of a model's folder belongs to the model.
+pub(super) fn belongs(path: &str) -> bool {
+    match path.split_once('/') {
+        Some((folder, inner)) => folder_belongs(folder) && !inner.contains('/'),
+        None => file_belongs(path),
+    }
+}
+
 /// What stands beside the weights in a model folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sidecars {

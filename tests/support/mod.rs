@@ -118,6 +118,13 @@ impl Sandbox {
             .current_dir(self.folder.path())
             .env("COGNATE_CACHE", self.path(".cache"))
             .env("COLUMNS", "100")
+            // Nothing is asked of the Hub, and no cache but the sandbox's own is looked into.
+            .env("HF_HUB_OFFLINE", "1")
+            .env("HF_HOME", ".hf")
+            .env_remove("HF_HUB_CACHE")
+            .env_remove("HUGGINGFACE_HUB_CACHE")
+            .env_remove("HF_TOKEN")
+            .env_remove("HUGGING_FACE_HUB_TOKEN")
             .env_remove("COGNATE_ISA")
             .stdin(Stdio::null());
         command
