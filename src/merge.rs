@@ -4,7 +4,7 @@ use crate::engine::{self, DigestMode, NUMERICS, Outcome, Progress, RunOptions, S
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use crate::lineage;
-use crate::model::Checkpoint;
+use crate::model::{Checkpoint, is_gguf};
 use crate::plan::{self, Plan};
 use crate::recipe::Recipe;
 use sha2::{Digest, Sha256};
@@ -188,7 +188,7 @@ fn find(recipe: &Recipe, reference: &crate::recipe::Located<String>) -> Result<P
     let beside = recipe.file.parent().unwrap_or(Path::new("")).join(&reference.value);
     let here = PathBuf::from(&reference.value);
     let tried = [beside, here];
-    if let Some(found) = tried.iter().find(|path| path.is_dir()) {
+    if let Some(found) = tried.iter().find(|path| path.is_dir() || is_gguf(path)) {
         return Ok(found.clone());
     }
     let mut places = tried.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
@@ -198,7 +198,7 @@ fn find(recipe: &Recipe, reference: &crate::recipe::Located<String>) -> Result<P
         .fact("model", &reference.value)
         .fact("tried", places.join(", "));
     Err(if tried.iter().any(|path| path.is_file()) {
-        error.hint("a model is a folder with config.json and safetensors weights, not a file")
+        error.hint("a model is a folder with config.json and weights, or a GGUF file")
     } else {
         error.hint("paths are relative to the recipe's folder, then to the working directory")
     })

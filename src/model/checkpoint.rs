@@ -1,10 +1,12 @@
 //! A Hugging Face model folder, opened and checked; no weight is read.
 
 use super::config::Config;
+use super::gguf;
 use super::layers::Stacks;
-use super::shards::{self, Shard, StoredTensor};
+use super::shards::{Shard, StoredTensor};
 use super::source::Source;
 use super::tied::tied_to;
+use super::weights;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,12 +19,14 @@ use std::sync::Arc;
 pub struct Checkpoint {
     /// How the recipe refers to it.
     pub reference: String,
-    /// Its folder.
+    /// Its folder, or the one file that it is.
     pub folder: PathBuf,
     /// Its `config.json`.
     pub config: Config,
     /// Its stacks of layers.
     pub stacks: Stacks,
+    /// What is lost where an output takes what it needs besides weights from this model.
+    pub notes: Vec<String>,
     shards: Vec<Arc<Shard>>,
     stored: BTreeMap<String, StoredTensor>,
     tensors: BTreeMap<String, Arc<dyn Source>>,
@@ -30,11 +34,21 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `folder`.
+    /// Opens the checkpoint in `folder`, or the GGUF file of that path.
     ///
     /// # Errors
     /// The folder is not a checkpoint, or its config, index and headers contradict each other.
     pub fn open(reference: &str, folder: &Path) -> Result<Self> {
+        if let Some(file) = gguf::file(folder)? {
+            let gguf::Opened { shard, stored, seen, config } = gguf::open(&file)?;
+            let notes = vec![format!(
+                "the tokenizer in {} is not converted; put tokenizer files beside the output",
+                shard.file
+            )];
+            return Ok(
+                Self::new(reference, folder, config, vec![shard], stored, notes).seen_as(seen)
+            );
+        }
         let config = Config::open(folder)?;
         if let Some(method) = config.quantization() {
             return Err(Error::input("a quantised checkpoint cannot be merged")
@@ -45,24 +59,36 @@ impl Checkpoint {
                     "use the model's unquantised weights: packed values have no meaningful average",
                 ));
         }
-        let (shards, stored) = shards::open(folder)?;
+        let (shards, stored) = weights::open(folder)?;
         let seen = shards
             .iter()
             .flat_map(|shard| &shard.tensors)
             .filter_map(|name| stored.get(name))
             .map(|tensor| Arc::new(tensor.clone()) as Arc<dyn Source>)
             .collect();
-        let checkpoint = Self {
+        Ok(Self::new(reference, folder, config, shards, stored, Vec::new()).seen_as(seen))
+    }
+
+    /// Of which nothing is seen yet.
+    fn new(
+        reference: &str,
+        folder: &Path,
+        config: Config,
+        shards: Vec<Arc<Shard>>,
+        stored: BTreeMap<String, StoredTensor>,
+        notes: Vec<String>,
+    ) -> Self {
+        Self {
             reference: reference.to_string(),
             folder: folder.to_path_buf(),
             config,
             stacks: Stacks::default(),
+            notes,
             shards,
             stored,
             tensors: BTreeMap::new(),
             order: Vec::new(),
-        };
-        Ok(checkpoint.seen_as(seen))
+        }
     }
 
     /// The same files, seen as these tensors, in this order.

@@ -104,6 +104,11 @@ impl Config {
         Ok(Self { path, map })
     }
 
+    /// A config made from what another file says.
+    pub(super) fn made(path: &Path, map: Map<String, Value>) -> Self {
+        Self { path: path.to_path_buf(), map }
+    }
+
     /// Where it was read from.
     pub fn path(&self) -> &Path {
         &self.path

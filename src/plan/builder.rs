@@ -42,6 +42,7 @@ pub(super) fn build(recipe: &Recipe, models: &[Checkpoint], options: &Options) -
     let shards = layout::shards(&mut jobs, options.shard_size)?;
     let (config, config_edits) = config(models, donor, &placements, &jobs, &mut warnings)?;
     let sidecars = Sidecars::find(&models[donor].folder)?;
+    warnings.extend(models[donor].notes.iter().cloned());
     let sidecar_bytes = sidecars
         .copied
         .iter()
