@@ -15,10 +15,10 @@ OUT = pathlib.Path("tests/data/gguf")
 RNG = np.random.default_rng(1)
 
 
-def permute(weights, heads):
-    """What LlamaModel.permute of convert_hf_to_gguf.py does to the rows of each head."""
-    halves = weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:])
-    return halves.swapaxes(1, 2).reshape(weights.shape)
+def permuted(rows, heads):
+    """Where llama.cpp's conversion takes each row of a query or key projection from: the two halves
+    of a head's rows in turn, since it rotates neighbours where transformers rotates halves."""
+    return np.arange(rows).reshape(heads, 2, -1).transpose(0, 2, 1).ravel()
 
 
 def blocks(kind, count):
@@ -68,7 +68,7 @@ def metadata(writer, hidden, heads, kv_heads, layers, factors=None):
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(500000.0)
     writer.add_bos_token_id(1)
-    writer.add_token_list(["<s>", "a", "b"])
+    writer.add_token_list([str(i) for i in range(8)])
 
 
 def finish(writer):
@@ -90,18 +90,11 @@ def layer_tensors(hidden, heads, kv_heads, head, layer):
 
 
 def llama3_factors(head, theta=500000.0, factor=8.0, low=1.0, high=4.0, context=8192):
-    """The loop of LlamaModel.generate_extra_tensors."""
-    factors = []
-    for freq in 1.0 / theta ** (np.arange(0, head, 2, dtype=np.float32) / head):
-        wavelength = 2 * np.pi / freq
-        if wavelength < context / high:
-            factors.append(1)
-        elif wavelength > context / low:
-            factors.append(factor)
-        else:
-            smooth = (context / wavelength - low) / (high - low)
-            factors.append(1 / ((1 - smooth) / factor + smooth))
-    return np.array(factors, dtype=np.float32)
+    """What Llama 3's scaling divides each frequency by: 1 above `high` turns in the context, `factor`
+    below `low`, and between them such that the frequency is interpolated."""
+    turns = context * theta ** (-np.arange(0, head, 2) / head) / (2 * np.pi)
+    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
 def write_llama(name, kind, hidden=32, heads=4, kv_heads=2, tied=False, factors=None):
@@ -122,9 +115,9 @@ def write_llama(name, kind, hidden=32, heads=4, kv_heads=2, tied=False, factors=
         value = (RNG.normal(size=shape) / 8).astype(np.float16)
         stored = value
         if ".q_proj." in hf:
-            stored = permute(value, heads)
+            stored = value[permuted(len(value), heads)]
         if ".k_proj." in hf:
-            stored = permute(value, kv_heads)
+            stored = value[permuted(len(value), kv_heads)]
         if len(shape) == 1:
             writer.add_tensor(gg, stored.astype(np.float32))
             originals[hf] = value.astype(np.float32)
@@ -136,29 +129,44 @@ def write_llama(name, kind, hidden=32, heads=4, kv_heads=2, tied=False, factors=
             writer.add_tensor(gg, raw, raw_dtype=kind)
             back = quants.dequantize(raw, kind).reshape(shape)
             # The same rows in the same blocks, only elsewhere.
-            count = heads if ".q_proj." in hf else kv_heads
             if ".q_proj." in hf or ".k_proj." in hf:
-                back = back.reshape(count, head // 2, 2, hidden).swapaxes(1, 2).reshape(shape)
-                assert np.abs(back - value.astype(np.float32)).max() < 0.1
+                order = permuted(len(value), heads if ".q_proj." in hf else kv_heads)
+                back = back[np.argsort(order)]
+            assert np.abs(back - value.astype(np.float32)).max() < 0.1
             originals[hf] = back
     finish(writer)
     save_file(originals, OUT / f"{name}.safetensors")
 
 
-def write_gemma():
-    hidden, heads, kv_heads, head = 32, 2, 1, 16
+def write_plain(name, hidden, heads, kv_heads, head, plus_one=False, biased=False, renamed=None, more=None):
+    """A family whose rows are not reordered; values that adding 1 does not round."""
     tensors = {"model.embed_tokens.weight": ("token_embd.weight", [8, hidden]), "model.norm.weight": ("output_norm.weight", [hidden])}
     tensors |= layer_tensors(hidden, heads, kv_heads, head, 0)
-    writer = gguf.GGUFWriter(OUT / "gemma.gguf", "gemma")
+    if biased:
+        for part, gg, count in [("q", "attn_q", heads), ("k", "attn_k", kv_heads), ("v", "attn_v", kv_heads)]:
+            tensors[f"model.layers.0.self_attn.{part}_proj.bias"] = (f"blk.0.{gg}.bias", [count * head])
+    for hf, gg in (renamed or {}).items():
+        tensors[f"model.layers.0.{hf}.weight"] = (f"blk.0.{gg}.weight", [hidden])
+    writer = gguf.GGUFWriter(OUT / f"{name}.gguf", name)
     metadata(writer, hidden, heads, kv_heads, 1)
-    writer.add_key_length(head)
+    if more:
+        more(writer)
     originals = {}
     for hf, (gg, shape) in tensors.items():
-        value = (RNG.integers(-64, 64, size=shape) / 64).astype(np.float32)
+        dtype = np.float32 if len(shape) == 1 else np.float16
+        value = (RNG.integers(-64, 64, size=shape) / 64).astype(dtype)
         originals[hf] = value
-        writer.add_tensor(gg, value + 1 if hf.endswith("norm.weight") else value)
+        writer.add_tensor(gg, value + dtype(plus_one and hf.endswith("norm.weight")))
     finish(writer)
-    save_file(originals, OUT / "gemma.safetensors")
+    save_file(originals, OUT / f"{name}.safetensors")
+
+
+def gemma2_keys(writer):
+    writer.add_key_length(256)
+    writer.add_value_length(256)
+    writer.add_attn_logit_softcapping(50.0)
+    writer.add_final_logit_softcapping(30.0)
+    writer.add_sliding_window(4096)
 
 
 def write_refused():
@@ -184,7 +192,11 @@ def main():
     write_llama("llama_f16", T.F16)
     write_llama("llama_q8_0", T.Q8_0, tied=True)
     write_llama("llama_q4_0", T.Q4_0, factors=llama3_factors(8))
-    write_gemma()
+    write_plain("qwen2", 16, 2, 1, 8, biased=True)
+    write_plain("gemma", 16, 2, 1, 16, plus_one=True, more=lambda writer: writer.add_key_length(16))
+    gemma2 = {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+              "post_feedforward_layernorm": "post_ffw_norm"}
+    write_plain("gemma2", 8, 1, 1, 256, plus_one=True, renamed=gemma2, more=gemma2_keys)
     write_refused()
 
 

@@ -6,7 +6,7 @@
 
 use super::types::BlockType;
 use crate::error::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// The most entries of metadata and tensors; the largest models have some thousands.
@@ -73,8 +73,13 @@ impl<'a> Header<'a> {
             }
         };
         let mut raw = Vec::new();
+        let mut names = BTreeSet::new();
         for _ in 0..tensor_count {
-            raw.push(Raw::read(&mut rest)?);
+            let tensor = Raw::read(&mut rest)?;
+            if !names.insert(tensor.name) {
+                return Err(Error::input("the GGUF file names a tensor twice").tensor(tensor.name));
+            }
+            raw.push(tensor);
         }
         let data = (rest.at as u64).next_multiple_of(alignment);
         let placed = raw.into_iter().map(|raw| {

@@ -96,9 +96,7 @@ fn tensors(shard: &Arc<Shard>) -> Result<Opened> {
         let name = described.name.clone();
         let (spec, range) = placed(described);
         let tensor = StoredTensor::new(spec, Arc::clone(shard), range);
-        if stored.insert(name.clone(), tensor.clone()).is_some() {
-            return Err(Error::input("the GGUF file names a tensor twice").tensor(&name));
-        }
+        stored.insert(name.clone(), tensor.clone());
         if name != ROPE_FREQS {
             seen.push(Arc::new(seen_tensor(&family, &metadata, described, tensor)?));
         }

@@ -1,8 +1,8 @@
 //! The entries of a zip archive that are stored as they are.
 //!
-//! Format: PKWARE's APPNOTE 6.3.10, §4.3. The `zip` crate makes room for as many entries as the
-//! file claims to have, which a file of our size limits can let grow beyond any memory; all that is
-//! needed here is where entries stand.
+//! Format: PKWARE's APPNOTE 6.3.10, §4.3. Read by our own code: all that is needed is where entries
+//! stand, and the `zip` crate first makes room for as many entries as the file claims to have, up
+//! to one a byte of the file.
 
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
