@@ -329,10 +329,7 @@ mod tests {
     use super::*;
 
     fn config(value: Value) -> Config {
-        Config {
-            path: PathBuf::from("config.json"),
-            map: value.as_object().cloned().unwrap_or_default(),
-        }
+        Config::made(Path::new("config.json"), value.as_object().cloned().unwrap_or_default())
     }
 
     #[test]
@@ -373,8 +370,7 @@ mod tests {
 }
 "#;
         let map = parse_config(text.as_bytes()).unwrap();
-        let config = Config { path: PathBuf::new(), map };
-        assert_eq!(config.to_text(), text);
+        assert_eq!(Config::made(Path::new(""), map).to_text(), text);
         assert!(parse_config(b"[1]").is_err() && parse_config(b"{").is_err());
     }
 

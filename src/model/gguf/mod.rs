@@ -50,7 +50,9 @@ pub(super) fn file(path: &Path) -> Result<Option<PathBuf>> {
         return Ok(is_gguf(path).then(|| path.to_path_buf()));
     }
     let names = super::weights::names(path)?;
-    let other = |name: &String| name.ends_with(".safetensors") || name.ends_with(".bin");
+    // Others of PyTorch's endings, such as training_args.bin, are no weights.
+    let pytorch = |name: &str| name.starts_with("pytorch_model") && name.ends_with(".bin");
+    let other = |name: &String| name.ends_with(".safetensors") || pytorch(name);
     let found: Vec<&String> = names.iter().filter(|name| name.ends_with(".gguf")).collect();
     match found[..] {
         _ if names.iter().any(other) => Ok(None),
