@@ -15,7 +15,7 @@ const WEIGHTS: &str = "b/model.safetensors";
 /// A way to spoil the model `b`, which otherwise fits `a`: name, deed, and what the message says.
 type Spoiled = (&'static str, fn(&Sandbox), &'static [&'static str]);
 
-const BAD: [Spoiled; 20] = [
+const BAD: [Spoiled; 21] = [
     ("truncated shard", |s| weights(s, |whole| whole.truncate(900)), &[WEIGHTS, "truncated"]),
     ("shard of five bytes", |s| s.write(WEIGHTS, "short"), &[WEIGHTS, "at least 8 bytes"]),
     ("empty shard", |s| s.write(WEIGHTS, ""), &[WEIGHTS, "at least 8 bytes"]),
@@ -48,9 +48,14 @@ const BAD: [Spoiled; 20] = [
         &["model.layers.1.", "recipe.yml:4:"],
     ),
     (
-        "pickle only",
+        "no pickle",
         |s| rename(s, SINGLE, "pytorch_model.bin"),
-        &["pytorch_model.bin", "safe_serialization"],
+        &["pytorch_model.bin", "zip archive"],
+    ),
+    (
+        "other weights only",
+        |s| rename(s, SINGLE, "tf_model.h5"),
+        &["tf_model.h5", "pytorch_model.bin", "save_pretrained"],
     ),
     ("no weights", |s| rename(s, SINGLE, "weights.txt"), &["neither"]),
     ("no config.json", |s| rename(s, "config.json", "c.json"), &["b/config.json"]),

@@ -1,7 +1,7 @@
 //! Untrusted bytes: inputs that fuzzing found, and nasty ones made by hand. Each is refused as a
 //! wrong input (exit code 2) or read for what it is; none may panic, hang or exhaust memory.
 
-use cognate::model::{Config, parse_header, parse_index};
+use cognate::model::{Config, parse_gguf, parse_header, parse_index, parse_pickle};
 use cognate::recipe::RecipeFile;
 use cognate::{Error, Result};
 use std::path::Path;
@@ -59,13 +59,15 @@ fn entries(tensors: &[(&str, &str, &str, u64, u64)]) -> String {
 #[test]
 fn what_fuzzing_found_does_no_harm() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fuzz");
-    for target in ["header", "index", "recipe"] {
+    for target in ["gguf", "header", "index", "pickle", "recipe"] {
         let entries = std::fs::read_dir(data.join(target)).unwrap();
         let paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
         assert!(!paths.is_empty(), "no inputs for {target}");
         for path in paths {
             let bytes = std::fs::read(&path).unwrap();
             let found = match target {
+                "gguf" => parse_gguf(&bytes).map(|tensors| tensors.len()),
+                "pickle" => parse_pickle(&bytes).map(|tensors| tensors.len()),
                 "header" => parse_header(&bytes).map(|tensors| tensors.len()),
                 "index" => parse_index(&bytes).map(|tensors| tensors.len()),
                 _ => RecipeFile::open(&path, &[]).map(|recipe| recipe.stages.len()),

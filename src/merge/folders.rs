@@ -2,8 +2,8 @@
 
 use super::Fetch;
 use crate::error::{Error, Result};
-use crate::model::Checkpoint;
 use crate::model::hub::{self, HubReference, Resolved};
+use crate::model::{Checkpoint, is_gguf};
 use crate::recipe::{Located, Recipe};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -129,7 +129,7 @@ impl<'a> Finder<'a> {
             .fact("model", &reference.value)
             .fact("tried", places.join(", "));
         Err(if is_file {
-            error.hint("a model is a folder with config.json and safetensors weights, not a file")
+            error.hint("a model is a folder with config.json and weights, or a GGUF file")
         } else {
             error.hint("paths are relative to the recipe's folder, then to the working directory")
         })
@@ -142,7 +142,7 @@ fn places(recipe: &Recipe, reference: &Located<String>) -> [PathBuf; 2] {
     [beside, PathBuf::from(&reference.value)]
 }
 
-/// The folder of a model reference, if there is one.
+/// The folder or the GGUF file of a model reference, if there is one.
 pub(super) fn local(recipe: &Recipe, reference: &Located<String>) -> Option<PathBuf> {
-    places(recipe, reference).into_iter().find(|path| path.is_dir())
+    places(recipe, reference).into_iter().find(|path| path.is_dir() || is_gguf(path))
 }

@@ -2,12 +2,14 @@
 
 use super::adapter::{Adapter, Applied};
 use super::config::Config;
+use super::gguf;
 use super::hub::Resolved;
 use super::layers::Stacks;
 use super::quantised;
-use super::shards::{self, Shard, StoredTensor};
+use super::shards::{Shard, StoredTensor, Tensors};
 use super::source::Source;
 use super::tied::tied_to;
+use super::weights;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +23,7 @@ use std::sync::Arc;
 pub struct Checkpoint {
     /// How the recipe refers to it.
     pub reference: String,
-    /// Its folder.
+    /// Its folder, or the one file that it is.
     pub folder: PathBuf,
     /// Where on the Hub it comes from; none if it was given as a folder.
     pub hub: Option<Arc<Resolved>>,
@@ -29,6 +31,8 @@ pub struct Checkpoint {
     pub config: Config,
     /// Its stacks of layers.
     pub stacks: Stacks,
+    /// What is lost where an output takes what it needs besides weights from this model.
+    pub notes: Vec<String>,
     adapters: Vec<Applied>,
     shards: Vec<Arc<Shard>>,
     stored: BTreeMap<String, StoredTensor>,
@@ -39,14 +43,23 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint in `folder`.
+    /// Opens the checkpoint in `folder`, or the GGUF file of that path.
     ///
     /// # Errors
     /// The folder is not a checkpoint, or its config, index and headers contradict each other.
     pub fn open(reference: &str, folder: &Path) -> Result<Self> {
+        if let Some(file) = gguf::file(folder)? {
+            let gguf::Opened { shard, stored, seen, config } = gguf::open(&file)?;
+            let note = format!(
+                "the tokenizer in {} is not converted; put tokenizer files beside the output",
+                shard.file
+            );
+            let files = Self::unseen(reference, folder, config, vec![shard], stored);
+            return Ok(Self { notes: vec![note], ..files }.seen_as(seen));
+        }
         let mut config = Config::open(folder)?;
         config.quantization()?;
-        let (shards, stored) = shards::open(folder)?;
+        let (shards, stored) = weights::open(folder)?;
         let order = || shards.iter().flat_map(|shard| &shard.tensors).map(String::as_str);
         let view = quantised::dequantised(&config, &stored, order())?;
         let (seen, unused, quantisation) = match view {
@@ -58,21 +71,33 @@ impl Checkpoint {
             }
         };
         config.remove_quantization();
-        let checkpoint = Self {
+        let files = Self::unseen(reference, folder, config, shards, stored);
+        Ok(Self { unused, quantisation, ..files }.seen_as(seen))
+    }
+
+    /// Of which nothing is seen yet.
+    fn unseen(
+        reference: &str,
+        folder: &Path,
+        config: Config,
+        shards: Vec<Arc<Shard>>,
+        stored: Tensors,
+    ) -> Self {
+        Self {
             reference: reference.to_string(),
             folder: folder.to_path_buf(),
             hub: None,
             config,
             stacks: Stacks::default(),
+            notes: Vec::new(),
             adapters: Vec::new(),
             shards,
             stored,
-            unused,
-            quantisation,
+            unused: BTreeMap::new(),
+            quantisation: None,
             tensors: BTreeMap::new(),
             order: Vec::new(),
-        };
-        Ok(checkpoint.seen_as(seen))
+        }
     }
 
     /// A model that stands in no files of its own: tensors from elsewhere, in this order, with a
@@ -83,21 +108,8 @@ impl Checkpoint {
         config: Config,
         tensors: Vec<Arc<dyn Source>>,
     ) -> Self {
-        let checkpoint = Self {
-            reference: reference.to_string(),
-            folder: folder.to_path_buf(),
-            hub: None,
-            config,
-            stacks: Stacks::default(),
-            adapters: Vec::new(),
-            shards: Vec::new(),
-            stored: BTreeMap::new(),
-            unused: BTreeMap::new(),
-            quantisation: None,
-            tensors: BTreeMap::new(),
-            order: Vec::new(),
-        };
-        checkpoint.seen_as(tensors)
+        let files = Self::unseen(reference, folder, config, Vec::new(), BTreeMap::new());
+        files.seen_as(tensors)
     }
 
     /// The same checkpoint with a LoRA adapter (a PEFT folder) applied while its tensors are read; on

@@ -113,7 +113,12 @@ impl Config {
     /// The text is not a JSON object.
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let map = parse_config(text.as_bytes()).map_err(|e| e.file(path))?;
-        Ok(Self { path: path.to_path_buf(), map })
+        Ok(Self::made(path, map))
+    }
+
+    /// A config made from what another file says.
+    pub(super) fn made(path: &Path, map: Map<String, Value>) -> Self {
+        Self { path: path.to_path_buf(), map }
     }
 
     /// Where it was read from.
@@ -343,10 +348,7 @@ mod tests {
     use super::*;
 
     fn config(value: Value) -> Config {
-        Config {
-            path: PathBuf::from("config.json"),
-            map: value.as_object().cloned().unwrap_or_default(),
-        }
+        Config::made(Path::new("config.json"), value.as_object().cloned().unwrap_or_default())
     }
 
     #[test]
@@ -387,8 +389,7 @@ mod tests {
 }
 "#;
         let map = parse_config(text.as_bytes()).unwrap();
-        let config = Config { path: PathBuf::new(), map };
-        assert_eq!(config.to_text(), text);
+        assert_eq!(Config::made(Path::new(""), map).to_text(), text);
         assert!(parse_config(b"[1]").is_err() && parse_config(b"{").is_err());
     }
 

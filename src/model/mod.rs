@@ -1,4 +1,4 @@
-//! A checkpoint on disk: its safetensors shards, its `config.json`, and the files that belong to it.
+//! A checkpoint on disk: its shards of weights, its `config.json`, and the files that belong to it.
 //!
 //! Everything here treats the folder as untrusted: header lengths, offsets, shapes and index paths
 //! are checked before a byte of a tensor is read.
@@ -8,10 +8,12 @@ mod checkpoint;
 mod config;
 mod config_vocabulary;
 mod embeddings;
+mod gguf;
 pub mod hub;
 mod layers;
 mod mapping;
 mod modules;
+mod pytorch;
 mod quantised;
 mod remapped;
 mod shards;
@@ -19,6 +21,7 @@ mod sidecars;
 mod source;
 mod tied;
 mod tokenizer;
+mod weights;
 
 pub use adapter::Applied;
 pub(crate) use adapter::THREAD_BYTES as ADAPTER_THREAD_BYTES;
@@ -27,10 +30,12 @@ pub(crate) use config::config_value;
 pub use config::{Config, LayerListEdit, parse_config};
 pub(crate) use config_vocabulary::move_token_ids;
 pub(crate) use embeddings::{input_embedding, is_vocabulary_tensor};
+pub use gguf::{is_gguf, parse_gguf};
 pub(crate) use layers::gradient_position;
 pub use layers::{LayerName, Place, Stacks, split_layer};
 pub use mapping::{FileIdentity, Mapping};
 pub use modules::{known_modules, module_of};
+pub use pytorch::{PickledTensor, parse_pickle, parse_pytorch};
 pub(crate) use remapped::{Missing, NONE, RemappedRows, Rows};
 pub use shards::{Shard, StoredTensor, parse_header, parse_index};
 pub use sidecars::{Sidecars, WEIGHT_FILES, is_weight_file};

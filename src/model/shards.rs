@@ -1,10 +1,11 @@
-//! Safetensors shards: which files make up a checkpoint, and what their headers say.
+//! Shards: which files make up a checkpoint, and what the headers of safetensors say.
 //!
-//! Format: <https://huggingface.co/docs/safetensors>. Headers are read through the safetensors
+//! Format of safetensors: <https://huggingface.co/docs/safetensors>. Headers are read through the safetensors
 //! crate's own checks (length, UTF-8, overlap, holes, shape overflow, truncation).
 
 use super::mapping::Mapping;
 use super::source::{Float, Source, TensorSpec};
+use super::weights::Format;
 use crate::error::{Error, Result, list};
 use crate::kernels::Kernels;
 use safetensors::{SafeTensorError, SafeTensors};
@@ -14,14 +15,10 @@ use std::ops::Range;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
-/// The index that names the shard of every tensor.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
-/// The one file of a checkpoint that is not sharded.
-pub(super) const SINGLE: &str = "model.safetensors";
 /// An index larger than this is refused unread.
 const MAX_INDEX_BYTES: u64 = 256 << 20;
 
-/// One mapped safetensors file.
+/// One mapped file of weights.
 #[derive(Debug)]
 pub struct Shard {
     /// The file's name within the checkpoint's folder.
@@ -112,17 +109,21 @@ impl Source for StoredTensor {
 /// The tensors of a checkpoint by name.
 pub(super) type Tensors = BTreeMap<String, StoredTensor>;
 
-/// Opens every shard of the checkpoint in `folder` and cross-checks them with the index.
-pub(super) fn open(folder: &Path) -> Result<(Vec<Arc<Shard>>, Tensors)> {
-    let index = read_index(folder)?;
+/// Opens every shard of this format in `folder` and cross-checks them with the index; None if the
+/// folder holds no weights of the format.
+pub(super) fn open(folder: &Path, format: &Format) -> Result<Option<(Vec<Arc<Shard>>, Tensors)>> {
+    let index = read_index(folder, format)?;
     let files = match &index {
         Some(index) => index.weight_map.values().cloned().collect(),
-        None => unindexed_files(folder)?,
+        None => match format.unindexed_files(folder)? {
+            Some(files) => files,
+            None => return Ok(None),
+        },
     };
     let mut shards = Vec::new();
     let mut tensors = Tensors::new();
     for file in &files {
-        let (shard, specs) = open_shard(folder, file)?;
+        let (shard, specs) = open_shard(folder, file, format)?;
         let shard = Arc::new(shard);
         for (spec, range) in specs {
             let name = spec.name.clone();
@@ -137,9 +138,9 @@ pub(super) fn open(folder: &Path) -> Result<(Vec<Arc<Shard>>, Tensors)> {
         shards.push(shard);
     }
     if let Some(index) = &index {
-        check_index(folder, index, &tensors)?;
+        check_index(&folder.join(format.index), index, &tensors)?;
     }
-    Ok((shards, tensors))
+    Ok(Some((shards, tensors)))
 }
 
 #[derive(Deserialize)]
@@ -147,8 +148,8 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn read_index(folder: &Path) -> Result<Option<Index>> {
-    let path = folder.join(INDEX);
+fn read_index(folder: &Path, format: &Format) -> Result<Option<Index>> {
+    let path = folder.join(format.index);
     match std::fs::metadata(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io("open the index", &path, &e)),
@@ -163,8 +164,8 @@ fn read_index(folder: &Path) -> Result<Option<Index>> {
     parse_index(&bytes).map(|weight_map| Some(Index { weight_map })).map_err(|e| e.file(&path))
 }
 
-/// Reads the `weight_map` of a `model.safetensors.index.json`; a file name that leaves the folder
-/// is refused.
+/// Reads the `weight_map` of a `model.safetensors.index.json`, or of another format's index; a file
+/// name that leaves the folder is refused.
 pub fn parse_index(bytes: &[u8]) -> Result<BTreeMap<String, String>> {
     let index: Index = serde_json::from_slice(bytes)
         .map_err(|e| Error::input("the index is not valid").fact("reason", e.to_string()))?;
@@ -183,70 +184,26 @@ pub fn parse_index(bytes: &[u8]) -> Result<BTreeMap<String, String>> {
     Ok(index.weight_map)
 }
 
-/// The shards of a folder without an index: `model.safetensors`, the one safetensors file, or a
-/// complete set `NAME-00001-of-0000N.safetensors`.
-fn unindexed_files(folder: &Path) -> Result<BTreeSet<String>> {
-    if folder.join(SINGLE).exists() {
-        return Ok(BTreeSet::from([SINGLE.to_string()]));
-    }
-    let entries =
-        std::fs::read_dir(folder).map_err(|e| Error::io("list the model folder", folder, &e))?;
-    let mut found = BTreeSet::new();
-    let mut pickled = BTreeSet::new();
-    for entry in entries {
-        let entry = entry.map_err(|e| Error::io("list the model folder", folder, &e))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".safetensors") {
-            found.insert(name);
-        } else if name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth") {
-            pickled.insert(name);
-        }
-    }
-    if found.len() == 1 || numbered_set(&found) {
-        return Ok(found);
-    }
-    let error = Error::input("no safetensors weights in the model folder").file(folder).expected(
-        format!("{SINGLE} or {INDEX}"),
-        {
-            let names = found.iter().chain(&pickled).map(String::as_str);
-            Some(list(names)).filter(|l| !l.is_empty()).unwrap_or("neither".to_string())
-        },
-    );
-    Err(if pickled.is_empty() {
-        error
-    } else {
-        error.hint("PyTorch pickle files are not read; save the model with safe_serialization=True")
-    })
-}
-
-/// Whether the files are exactly shards 1 to N of one set of N.
-pub(super) fn numbered_set(files: &BTreeSet<String>) -> bool {
-    let expected = |stem: &str| {
-        (1..=files.len())
-            .map(|i| format!("{stem}-{i:05}-of-{:05}.safetensors", files.len()))
-            .collect::<BTreeSet<_>>()
-    };
-    let stem = files.first().and_then(|first| first.split_once("-00001-of-"));
-    stem.is_some_and(|(stem, _)| expected(stem) == *files)
-}
-
 /// A tensor's spec and the byte range of its data in the file.
-type Placed = (TensorSpec, Range<usize>);
+pub(super) type Placed = (TensorSpec, Range<usize>);
 
-fn open_shard(folder: &Path, file: &str) -> Result<(Shard, Vec<Placed>)> {
+/// Finds the tensors of a file that is given whole.
+pub(super) type Parse = fn(&[u8]) -> Result<Vec<Placed>>;
+
+fn open_shard(folder: &Path, file: &str, format: &Format) -> Result<(Shard, Vec<Placed>)> {
     let path = folder.join(file);
     if !path.exists() {
         return Err(Error::input("a shard that the index names is missing")
             .file(&path)
             .hint("the download is incomplete; fetch the model again"));
     }
-    map_shard(&path, "")
+    map_shard(&path, format.parse, "")
 }
 
-/// Maps a safetensors file and reads its header; the tensors' names get the prefix.
-fn map_shard(path: &Path, prefix: &str) -> Result<(Shard, Vec<Placed>)> {
+/// Maps a file and finds the tensors in it; their names get the prefix.
+fn map_shard(path: &Path, parse: Parse, prefix: &str) -> Result<(Shard, Vec<Placed>)> {
     let mapping = Mapping::open(path)?;
-    let mut placed = parse_header(mapping.bytes()).map_err(|e| e.file(path))?;
+    let mut placed = parse(mapping.bytes()).map_err(|e| e.file(path))?;
     placed.iter_mut().for_each(|(spec, _)| spec.name.insert_str(0, prefix));
     let shard = Shard {
         file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -257,10 +214,13 @@ fn map_shard(path: &Path, prefix: &str) -> Result<(Shard, Vec<Placed>)> {
     Ok((shard, placed))
 }
 
-/// Opens a safetensors file beside the checkpoint's own; its tensors are named `prefix` + their name
-/// in the file.
-pub(super) fn open_beside(path: &Path, prefix: &str) -> Result<(Arc<Shard>, Vec<StoredTensor>)> {
-    let (shard, placed) = map_shard(path, prefix)?;
+/// Opens a file beside the checkpoint's own; its tensors are named `prefix` + their name in the file.
+pub(super) fn open_beside(
+    path: &Path,
+    parse: Parse,
+    prefix: &str,
+) -> Result<(Arc<Shard>, Vec<StoredTensor>)> {
+    let (shard, placed) = map_shard(path, parse, prefix)?;
     let shard = Arc::new(shard);
     let tensor = |(spec, range)| StoredTensor::new(spec, Arc::clone(&shard), range);
     let tensors = placed.into_iter().map(tensor).collect();
@@ -371,8 +331,7 @@ fn header_error(error: &SafeTensorError, bytes: &[u8]) -> Error {
 }
 
 /// Every tensor of the index stands in the shard the index names, and no shard holds another.
-fn check_index(folder: &Path, index: &Index, tensors: &Tensors) -> Result<()> {
-    let path = folder.join(INDEX);
+fn check_index(path: &Path, index: &Index, tensors: &Tensors) -> Result<()> {
     let missing: Vec<&str> = index
         .weight_map
         .iter()
@@ -381,7 +340,7 @@ fn check_index(folder: &Path, index: &Index, tensors: &Tensors) -> Result<()> {
         .collect();
     if let Some(first) = missing.first() {
         return Err(Error::input("the index names tensors that their shards do not hold")
-            .file(&path)
+            .file(path)
             .fact("shard", &index.weight_map[*first])
             .fact("missing", list(missing.iter().copied())));
     }
@@ -392,7 +351,7 @@ fn check_index(folder: &Path, index: &Index, tensors: &Tensors) -> Result<()> {
         .collect();
     if let Some(first) = extra.first() {
         return Err(Error::input("a shard holds tensors that the index does not name")
-            .file(&path)
+            .file(path)
             .fact("shard", &tensors[*first].shard.file)
             .fact("extra", list(extra.iter().copied())));
     }

@@ -95,12 +95,15 @@ pub struct Sidecars {
 }
 
 impl Sidecars {
-    /// Sorts the entries of a model folder.
+    /// Sorts the entries of a model folder. A model that is one file has nothing beside it.
     ///
     /// # Errors
     /// The folder cannot be listed.
     pub fn find(folder: &Path) -> Result<Self> {
         let mut found = Self::default();
+        if folder.is_file() {
+            return Ok(found);
+        }
         for (name, is_folder) in list(folder)? {
             // Written anew for the merge, or no part of a model.
             let own =

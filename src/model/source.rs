@@ -1,6 +1,6 @@
 //! `Source`: a tensor that can be read by element range as f32.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use safetensors::Dtype;
 use std::ops::Range;
 use std::path::Path;
@@ -25,6 +25,14 @@ impl TensorSpec {
     /// The number of bytes the tensor takes in a file.
     pub fn bytes(&self) -> usize {
         self.elements() * self.dtype.bitsize() / 8
+    }
+
+    /// Checks that a read of `count` elements from `start` stays in the tensor.
+    pub(super) fn check_read(&self, start: usize, count: usize) -> Result<()> {
+        match start.checked_add(count) {
+            Some(end) if end <= self.elements() => Ok(()),
+            _ => Err(Error::internal("a read past the end of a tensor").tensor(&self.name)),
+        }
     }
 
     /// The float type of the tensor, where arithmetic on it is possible.

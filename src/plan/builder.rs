@@ -56,6 +56,7 @@ pub(super) fn build(
         config(models, donor, &vocabulary, &placements, &jobs, &mut warnings)?;
     let mut sidecars = Sidecars::find(&models[donor].folder)?;
     sidecars.copied.retain(|path| vocabulary.keeps(path));
+    warnings.extend(models[donor].notes.iter().cloned());
     let sidecar_bytes = sidecars
         .copied
         .iter()

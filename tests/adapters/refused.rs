@@ -153,10 +153,9 @@ fn folders_that_are_no_adapters_are_refused() {
     };
     assert!(refused("base").starts_with("the folder is no adapter"));
     sandbox.write("empty/adapter_config.json", lora(json!({})).to_string());
-    assert!(refused("empty").starts_with("the adapter has no safetensors weights"));
+    assert!(refused("empty").starts_with("the adapter has no weights that can be read"));
     sandbox.write("empty/adapter_model.bin", "x");
-    let pickled = refused("empty");
-    assert!(pickled.contains("found     adapter_model.bin") && pickled.contains("save it anew"));
+    assert!(refused("empty").contains("zip archive"));
     sandbox.write("damaged/adapter_config.json", "[");
     assert!(refused("damaged").starts_with("the adapter's config is not a JSON object"));
     sandbox.write("ia3/adapter_config.json", json!({"peft_type": "IA3"}).to_string());

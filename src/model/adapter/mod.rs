@@ -1,6 +1,6 @@
 //! LoRA adapters as PEFT stores them, applied while the base's tensors are read.
 //!
-//! A folder with `adapter_config.json` and `adapter_model.safetensors`
+//! A folder with `adapter_config.json` and `adapter_model.safetensors` (or `.bin`)
 //! (<https://huggingface.co/docs/peft/developer_guides/checkpoint>). Every tensor of the file is
 //! applied, or opening fails with its name. Nothing is written and no weight is read until a merge
 //! reads it.
@@ -17,7 +17,8 @@ mod whole;
 pub(crate) use decoded::THREAD_BYTES;
 
 use super::checkpoint::Checkpoint;
-use super::shards::{self, Shard, StoredTensor};
+use super::pytorch::parse_pytorch;
+use super::shards::{self, Parse, Shard, StoredTensor};
 use super::source::Source;
 use crate::error::{Error, Result};
 use settings::Settings;
@@ -25,8 +26,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const WEIGHTS: &str = "adapter_model.safetensors";
-const PICKLED: &str = "adapter_model.bin";
+/// The files an adapter's weights stand in, the preferred one first, and how each is read.
+const WEIGHTS: [(&str, Parse); 2] =
+    [("adapter_model.safetensors", shards::parse_header), ("adapter_model.bin", parse_pytorch)];
 
 /// An adapter that was applied to a checkpoint.
 #[derive(Clone, Debug)]
@@ -57,19 +59,14 @@ impl Adapter {
     /// A file is missing or malformed, or the adapter is of a kind that cannot be applied.
     pub(super) fn open(reference: &str, folder: &Path) -> Result<Self> {
         let settings = Settings::open(folder)?;
-        let path = folder.join(WEIGHTS);
-        if !path.exists() {
-            let pickled = folder.join(PICKLED).exists();
-            let error = Error::input("the adapter has no safetensors weights")
+        let found = WEIGHTS.iter().find(|(file, _)| folder.join(file).exists());
+        let Some((file, parse)) = found else {
+            return Err(Error::input("the adapter has no weights that can be read")
                 .file(folder)
-                .expected(WEIGHTS, if pickled { PICKLED } else { "no such file" });
-            return Err(if pickled {
-                error.hint("PyTorch pickle files are not read; load the adapter with PEFT and save it anew")
-            } else {
-                error
-            });
-        }
-        let (shard, tensors) = shards::open_beside(&path, &format!("{reference}:"))?;
+                .expected(WEIGHTS.map(|(file, _)| file).join(" or "), "neither"));
+        };
+        let path = folder.join(file);
+        let (shard, tensors) = shards::open_beside(&path, *parse, &format!("{reference}:"))?;
         if tensors.is_empty() {
             return Err(Error::input("the adapter holds no tensors").file(&path));
         }

@@ -1,13 +1,10 @@
 //! Which files of a repository a merge needs.
 
 use crate::error::{Error, Result, list};
-use crate::model::shards::{INDEX, SINGLE, numbered_set};
+use crate::model::weights::FORMATS;
 use crate::model::{is_weight_file, parse_index, sidecars};
 use std::collections::BTreeSet;
 
-/// The index and the single file of weights that PyTorch pickled.
-const PICKLED_INDEX: &str = "pytorch_model.bin.index.json";
-const PICKLED: &str = "pytorch_model.bin";
 /// What an adapter of PEFT consists of.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
@@ -40,22 +37,22 @@ impl Needed {
                 .weights
                 .extend(ADAPTER_WEIGHTS.iter().find(|name| has(name)).map(|name| name.to_string()));
         }
-        let safetensors: BTreeSet<String> = paths
-            .iter()
-            .filter(|path| path.ends_with(".safetensors") && is_plain(path))
-            .filter(|path| !path.contains('/') && !ADAPTER_WEIGHTS.contains(&path.as_str()))
-            .cloned()
-            .collect();
-        if has(INDEX) {
-            needed.index = Some(INDEX.to_string());
-        } else if has(SINGLE) {
-            needed.weights.push(SINGLE.to_string());
-        } else if safetensors.len() == 1 || numbered_set(&safetensors) {
-            needed.weights.extend(safetensors);
-        } else if has(PICKLED_INDEX) {
-            needed.index = Some(PICKLED_INDEX.to_string());
-        } else if has(PICKLED) {
-            needed.weights.push(PICKLED.to_string());
+        for format in &FORMATS {
+            let own =
+                |path: &&String| format.is_shard(path) && !path.contains('/') && is_plain(path);
+            let adapter = |path: &&String| ADAPTER_WEIGHTS.contains(&path.as_str());
+            let shards = paths.iter().filter(own).filter(|path| !adapter(path));
+            let shards: BTreeSet<String> = shards.cloned().collect();
+            if has(format.index) {
+                needed.index = Some(format.index.to_string());
+            } else if has(format.single) {
+                needed.weights.push(format.single.to_string());
+            } else if shards.len() == 1 || format.numbered_set(&shards) {
+                needed.weights.extend(shards);
+            } else {
+                continue;
+            }
+            break;
         }
         needed.weights.sort();
         needed
@@ -139,7 +136,7 @@ mod tests {
         assert_eq!(weights(&set.split(' ').collect::<Vec<_>>()), set);
         assert!(of(&["a.safetensors", "b.safetensors", "model.gguf"]).is_empty());
         let pickled = of(&["pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"]);
-        assert_eq!(pickled.index.as_deref(), Some(PICKLED_INDEX));
+        assert_eq!(pickled.index.as_deref(), Some("pytorch_model.bin.index.json"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A quantised weight as a [`Source`].
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::shards::StoredTensor;
 use crate::model::source::{Source, TensorSpec};
 use safetensors::Dtype;
@@ -74,10 +74,7 @@ impl Source for Weight {
     }
 
     fn read(&self, start: usize, out: &mut [f32]) -> Result<bool> {
-        let end = start.checked_add(out.len());
-        if end.is_none_or(|end| end > self.spec.elements()) {
-            return Err(Error::internal("a read past the end of a tensor").tensor(&self.spec.name));
-        }
+        self.spec.check_read(start, out.len())?;
         if !out.is_empty() {
             self.decode.decode(start, out)?;
         }
