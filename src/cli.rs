@@ -4,6 +4,7 @@ mod inspect;
 mod merge;
 mod methods;
 mod plan;
+mod tasks;
 
 use clap::{Parser, Subcommand};
 use cognate::{Error, Result};
@@ -30,6 +31,8 @@ enum Command {
     Inspect(inspect::Args),
     /// List the merge methods and their parameters
     Methods(methods::Args),
+    /// List the evaluation tasks that are known by name
+    Tasks(tasks::Args),
 }
 
 impl Cli {
@@ -39,6 +42,7 @@ impl Cli {
             Command::Plan(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Methods(args) => args.run(),
+            Command::Tasks(args) => args.run(),
         }
     }
 }

@@ -33,6 +33,7 @@
 
 pub mod engine;
 pub mod error;
+pub mod eval;
 pub mod kernels;
 pub mod lineage;
 mod merge;

@@ -21,7 +21,7 @@ const BLOCKS: usize = 16;
 /// Words of sixteen blocks.
 const WORDS: usize = 4 * BLOCKS;
 /// Elements whose numbers are computed together.
-pub(super) const GROUP: usize = 2 * WORDS;
+pub(crate) const GROUP: usize = 2 * WORDS;
 /// Where the blocks of the lower halves begin, in groups.
 const LOWER_HALVES: u64 = (1 << 63) / BLOCKS as u64;
 
@@ -43,7 +43,7 @@ impl Stream {
     }
 
     /// The numbers of elements `128·group .. 128·group + 128`.
-    pub(super) fn numbers(self, group: u64) -> [u32; GROUP] {
+    pub(crate) fn numbers(self, group: u64) -> [u32; GROUP] {
         let upper = halves(self.words(group));
         let mut numbers = halves(self.words(LOWER_HALVES + group));
         for (number, upper) in numbers.iter_mut().zip(upper) {

@@ -9,12 +9,15 @@
 //! ```
 
 use super::listing::is_sha256;
-use super::reference::{HubReference, is_commit};
+use super::reference::{HubReference, RepoKind, is_commit};
 use crate::error::{Error, Result};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+/// Folders within folders of a snapshot at most; a dataset has `CONFIGURATION/SPLIT/FILE`.
+const MAX_FOLDERS: usize = 3;
 
 /// A repository's folder in the cache.
 pub(super) struct RepoCache {
@@ -27,7 +30,11 @@ pub(super) struct RepoCache {
 impl RepoCache {
     pub(super) fn new(cache: &Path, reference: &HubReference) -> Self {
         let revision = reference.revision().to_string();
-        let repo = Repo::with_revision(reference.repo.clone(), RepoType::Model, revision.clone());
+        let kind = match reference.kind {
+            RepoKind::Model => RepoType::Model,
+            RepoKind::Dataset => RepoType::Dataset,
+        };
+        let repo = Repo::with_revision(reference.repo.clone(), kind, revision.clone());
         let name = repo.folder_name();
         let layout = Cache::new(cache.to_path_buf()).repo(repo);
         Self { cache: cache.to_path_buf(), name, layout, revision }
@@ -105,16 +112,15 @@ impl RepoCache {
 
     /// The paths that a commit's folder holds; of links that lead nowhere, none.
     pub(super) fn paths(&self, commit: &str) -> BTreeSet<String> {
-        let root = self.snapshot(commit);
         let mut paths = BTreeSet::new();
-        for (name, is_folder) in entries(&root) {
-            if is_folder {
-                let inner = entries(&root.join(&name)).into_iter();
-                paths.extend(
-                    inner.filter(|(_, nested)| !nested).map(|(inner, _)| format!("{name}/{inner}")),
-                );
-            } else {
-                paths.insert(name);
+        let mut folders = vec![(self.snapshot(commit), String::new(), 0)];
+        while let Some((folder, prefix, depth)) = folders.pop() {
+            for (name, is_folder) in entries(&folder) {
+                if !is_folder {
+                    paths.insert(format!("{prefix}{name}"));
+                } else if depth < MAX_FOLDERS {
+                    folders.push((folder.join(&name), format!("{prefix}{name}/"), depth + 1));
+                }
             }
         }
         paths

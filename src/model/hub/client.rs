@@ -20,7 +20,7 @@ const MAX_REDIRECTS: usize = 5;
 /// What a request is about, for messages.
 #[derive(Clone, Copy)]
 pub(super) struct About<'a> {
-    /// The model.
+    /// The repository.
     pub(super) reference: &'a HubReference,
     /// The file.
     pub(super) file: Option<&'a str>,
@@ -29,7 +29,7 @@ pub(super) struct About<'a> {
 impl About<'_> {
     /// The error with the facts of the request.
     pub(super) fn error(&self, error: Error) -> Error {
-        let error = error.fact("model", &self.reference.repo);
+        let error = error.fact(self.reference.kind.noun(), &self.reference.repo);
         let error = match &self.reference.revision {
             Some(revision) => error.fact("revision", revision),
             None => error,
@@ -109,8 +109,10 @@ impl<'a> Client<'a> {
     }
 
     /// The address of a file at a commit.
-    pub(super) fn file_url(&self, repo: &str, commit: &str, file: &str) -> String {
-        format!("{}/{repo}/resolve/{commit}/{}", self.settings.endpoint, escape(file, true))
+    pub(super) fn file_url(&self, reference: &HubReference, commit: &str, file: &str) -> String {
+        let (kind, repo) = (reference.kind.prefix(), &reference.repo);
+        let endpoint = &self.settings.endpoint;
+        format!("{endpoint}/{kind}{repo}/resolve/{commit}/{}", escape(file, true))
     }
 
     /// Gets `url`, from the byte `range.0` on up to and without `range.1`; the answer is 200 or 206.
@@ -198,31 +200,35 @@ impl<'a> Client<'a> {
         let code = header(response, "x-error-code").unwrap_or_default();
         let asked = header(response, "retry-after").and_then(|seconds| seconds.parse().ok());
         let known = self.settings.token.is_some();
-        let name = "check the name; a private model needs a token in HF_TOKEN, or `hf auth login`";
+        let what = about.reference.kind.noun();
+        let name = format!(
+            "check the name; a private {what} needs a token in HF_TOKEN, or `hf auth login`"
+        );
         let hinted = match (code, status.as_u16()) {
-            ("RevisionNotFound", _) => Error::input("the model has no such revision on the Hub")
+            ("RevisionNotFound", _) => Error::input(format!("the {what} has no such revision on the Hub"))
                 .hint("name a branch, a tag or a full commit hash behind the `@`"),
-            ("EntryNotFound", _) => Error::input("the model has no such file on the Hub"),
-            ("GatedRepo", _) if known => Error::network("the Hub refuses a gated model")
-                .hint("the token has no access yet; accept the model's conditions on its page"),
-            ("GatedRepo", _) => Error::network("the Hub refuses a gated model").hint(
-                "accept the model's conditions on its page, then set HF_TOKEN to a token of yours",
+            ("EntryNotFound", _) => Error::input(format!("the {what} has no such file on the Hub")),
+            ("GatedRepo", _) if known => Error::network(format!("the Hub refuses a gated {what}"))
+                .hint(format!("the token has no access yet; accept the {what}'s conditions on its page")),
+            ("GatedRepo", _) => Error::network(format!("the Hub refuses a gated {what}")).hint(
+                format!("accept the {what}'s conditions on its page, then set HF_TOKEN to a token of yours"),
             ),
-            ("RepoNotFound", _) => Error::input("the Hub shows no such model").hint(name),
+            ("RepoNotFound", _) => Error::input(format!("the Hub shows no such {what}")).hint(name),
             (_, 401) => Error::network("the Hub asks who you are").hint(if known {
                 "the token is not valid; check HF_TOKEN, or log in again with `hf auth login`"
+                    .to_string()
             } else {
-                "the model is private, gated or not there; set HF_TOKEN or run `hf auth login`"
+                format!("the {what} is private, gated or not there; set HF_TOKEN or run `hf auth login`")
             }),
-            (_, 403) => Error::network("the Hub gives no access to the model").hint(if known {
-                "the token in HF_TOKEN lacks the right; accept the model's conditions on its page"
+            (_, 403) => Error::network(format!("the Hub gives no access to the {what}")).hint(if known {
+                format!("the token in HF_TOKEN lacks the right; accept the {what}'s conditions on its page")
             } else {
-                "accept the model's conditions on its page, then set HF_TOKEN to a token of yours"
+                format!("accept the {what}'s conditions on its page, then set HF_TOKEN to a token of yours")
             }),
             (_, 404) if about.file.is_some() => {
-                Error::input("the model has no such file on the Hub")
+                Error::input(format!("the {what} has no such file on the Hub"))
             }
-            (_, 404) => Error::input("the Hub has no such model or revision").hint(name),
+            (_, 404) => Error::input(format!("the Hub has no such {what} or revision")).hint(name),
             (_, 429) => Error::network("the Hub is asked too often")
                 .hint("wait a few minutes; a token in HF_TOKEN allows more requests"),
             (_, 500..) => {

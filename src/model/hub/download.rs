@@ -82,7 +82,7 @@ impl Download<'_> {
     /// One request for everything that is missing. `shown` are the bytes that progress has seen.
     fn request(&self, part: &mut Part, file: &Remote, shown: &mut u64) -> Result<(), Failure> {
         let about = self.about(file);
-        let url = self.client.file_url(&self.reference.repo, self.commit, &file.path);
+        let url = self.client.file_url(self.reference, self.commit, &file.path);
         let range = (part.length > 0).then_some((part.length, None));
         let mut response = self.client.get(about, &url, range)?;
         let wrong = |what: &str, expected: String, found: String| {

@@ -106,7 +106,7 @@ fn fetch(download: &Download<'_>, file: &Remote, first: u64, end: u64) -> Result
         return Ok(Vec::new());
     }
     let about = About { reference: download.reference, file: Some(&file.path) };
-    let url = download.client.file_url(&download.reference.repo, download.commit, &file.path);
+    let url = download.client.file_url(download.reference, download.commit, &file.path);
     download.client.retrying(|| {
         let mut response = download.client.get(about, &url, Some((first, Some(end))))?;
         // A server that knows no ranges sends the file from its start; no more of it is read.

@@ -36,7 +36,7 @@ pub(super) struct Listing {
     described: BTreeMap<String, Remote>,
 }
 
-/// `GET /api/models/{repo}/revision/{revision}?blobs=true`.
+/// `GET /api/{models|datasets}/{repo}/revision/{revision}?blobs=true`.
 #[derive(Deserialize)]
 struct Answer {
     sha: String,
@@ -64,8 +64,9 @@ impl Listing {
     pub(super) fn fetch(client: &Client<'_>, reference: &HubReference) -> Result<Self> {
         let about = About { reference, file: None };
         let url = format!(
-            "{}/api/models/{}/revision/{}?blobs=true",
+            "{}/api/{}/{}/revision/{}?blobs=true",
             client.settings.endpoint,
+            reference.kind.api(),
             reference.repo,
             escape(reference.revision(), false)
         );
@@ -79,7 +80,7 @@ impl Listing {
         })?;
         let wrong = |reason: String| {
             about
-                .error(Error::network("the Hub's list of the model's files is not valid"))
+                .error(Error::network("the Hub's list of the files is not valid"))
                 .fact("url", &url)
                 .fact("reason", reason)
                 .hint("check HF_ENDPOINT")
@@ -105,7 +106,7 @@ impl Listing {
             return Ok(file.clone());
         }
         let about = About { reference, file: Some(path) };
-        let url = client.file_url(&reference.repo, &self.commit, path);
+        let url = client.file_url(reference, &self.commit, path);
         let response = client.retrying(|| client.head(about, &url))?;
         described_by(path, &response).ok_or_else(|| {
             about

@@ -7,6 +7,7 @@
 
 mod cache;
 mod client;
+mod dataset;
 mod download;
 mod headers;
 mod listing;
@@ -15,7 +16,8 @@ mod reference;
 mod settings;
 mod watch;
 
-pub use reference::HubReference;
+pub use dataset::dataset_files;
+pub use reference::{HubReference, RepoKind};
 pub use settings::Settings;
 pub use watch::{Unwatched, Watch};
 

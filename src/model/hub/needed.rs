@@ -84,7 +84,7 @@ pub(super) fn weights_among(paths: &BTreeSet<String>) -> String {
 }
 
 /// Whether a path of the server's stays below the folder it is put into.
-fn is_plain(path: &str) -> bool {
+pub(super) fn is_plain(path: &str) -> bool {
     let part = |part: &str| !part.is_empty() && part != "." && part != "..";
     path.len() <= 255
         && path.split('/').all(part)

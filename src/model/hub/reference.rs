@@ -1,10 +1,47 @@
-//! How a recipe names a model on the Hub: `org/name` or `org/name@revision`.
+//! How a model or a dataset on the Hub is named: `org/name` or `org/name@revision`.
 
 use std::fmt;
 
-/// A model repository on the Hub, and which revision of it.
+/// What a repository on the Hub holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepoKind {
+    /// A model.
+    Model,
+    /// A dataset.
+    Dataset,
+}
+
+impl RepoKind {
+    /// The word for it in messages.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Dataset => "dataset",
+        }
+    }
+
+    /// Where the Hub's API lists such repositories.
+    pub(super) fn api(self) -> &'static str {
+        match self {
+            Self::Model => "models",
+            Self::Dataset => "datasets",
+        }
+    }
+
+    /// What stands before the name in the address of a file.
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            Self::Model => "",
+            Self::Dataset => "datasets/",
+        }
+    }
+}
+
+/// A repository on the Hub, and which revision of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubReference {
+    /// What it holds.
+    pub kind: RepoKind,
     /// `org/name`.
     pub repo: String,
     /// A branch, a tag, a commit or `refs/…`; none for the default branch.
@@ -34,7 +71,17 @@ impl HubReference {
             && !repo.contains("..")
             && !repo.ends_with(".git")
             && revision.is_none_or(is_revision);
-        valid.then(|| Self { repo: repo.to_string(), revision: revision.map(ToString::to_string) })
+        valid.then(|| Self {
+            kind: RepoKind::Model,
+            repo: repo.to_string(),
+            revision: revision.map(ToString::to_string),
+        })
+    }
+
+    /// The same name as that of a dataset, at a revision.
+    #[must_use]
+    pub fn of_dataset(self, revision: &str) -> Self {
+        Self { kind: RepoKind::Dataset, revision: Some(revision.to_string()), ..self }
     }
 
     /// The revision asked for: its own, or the default branch.
