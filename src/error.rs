@@ -88,6 +88,14 @@ impl Error {
         self.fact("file", path.display())
     }
 
+    /// Puts the place of a recipe that led to the error before its other facts.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        let name = if self.get("file").is_some() { "recipe" } else { "file" };
+        self.0.facts.insert(0, (name, place.to_string()));
+        self
+    }
+
     /// Adds the tensor the error is about.
     #[must_use]
     pub fn tensor(self, name: &str) -> Self {

@@ -42,4 +42,5 @@ pub mod plan;
 pub mod recipe;
 
 pub use error::{Error, Result};
-pub use merge::{Fetch, Merge, WriteOptions};
+pub use merge::{Merge, WriteOptions};
+pub use model::hub::Fetch;

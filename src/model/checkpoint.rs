@@ -145,16 +145,6 @@ impl Checkpoint {
         &self.adapters
     }
 
-    /// Opens a model of the Hub, once it is a folder.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open`].
-    pub fn open_resolved(reference: &str, resolved: Arc<Resolved>) -> Result<Self> {
-        let mut checkpoint = Self::open(reference, &resolved.folder)?;
-        checkpoint.hub = Some(resolved);
-        Ok(checkpoint)
-    }
-
     /// The same files, seen as these tensors, in this order.
     fn seen_as(mut self, tensors: Vec<Arc<dyn Source>>) -> Self {
         self.order = tensors.iter().map(|tensor| tensor.spec().name.clone()).collect();

@@ -173,6 +173,11 @@ impl Recipe {
         self.name.as_ref().map_or("(the output)", |name| &name.value)
     }
 
+    /// Adds to an error the place of this recipe that it is about.
+    pub(crate) fn at<T>(&self, at: &Located<T>, error: Error) -> Error {
+        error.at(place(&self.file, at.line, at.column))
+    }
+
     /// An error about something at a place of this recipe.
     pub(crate) fn error<T>(&self, at: &Located<T>, message: impl Into<String>) -> Error {
         Error::input(message).fact("file", place(&self.file, at.line, at.column))

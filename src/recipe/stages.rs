@@ -26,6 +26,11 @@ pub struct RecipeFile {
 }
 
 impl RecipeFile {
+    /// The folder it stands in, which paths in it are relative to.
+    pub fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new(""))
+    }
+
     /// Reads and checks the recipe in `file`, with overrides (`KEY=VALUE`, the last one holds).
     ///
     /// # Errors
