@@ -98,14 +98,15 @@ impl Merge {
         text
     }
 
-    /// For people: the tensors of every stage whose names contain `part`, with their parameters.
+    /// For people: the tensors of every stage whose names contain `pattern` (`*` stands for anything),
+    /// with their parameters.
     ///
     /// # Errors
     /// There is none.
-    pub fn tensors_text(&self, part: &str) -> Result<String> {
+    pub fn tensors_text(&self, pattern: &str) -> Result<String> {
         let mut text = String::new();
         for (stage, recipe) in self.stages.iter().zip(&self.recipe.stages) {
-            let tensors = stage.plan.tensors_text(part);
+            let tensors = stage.plan.tensors_text(pattern);
             if self.stages.len() > 1 && !tensors.is_empty() {
                 let _ = writeln!(text, "stage {}", recipe.title());
             }
@@ -115,7 +116,7 @@ impl Merge {
             let first = self.plan().jobs.first().map_or("", |job| &job.output.name);
             return Err(Error::input("no output tensor has this in its name")
                 .key("--tensor")
-                .fact("found", part)
+                .fact("found", pattern)
                 .fact("first tensor", first));
         }
         Ok(text)

@@ -122,11 +122,11 @@ impl Plan {
         Ok(())
     }
 
-    /// For people: every output tensor whose name contains `part`, with its parameters as resolved
-    /// and the tensors it is made of. Empty where there is none.
-    pub fn tensors_text(&self, part: &str) -> String {
+    /// For people: every output tensor whose name contains `pattern` (`*` stands for anything), with
+    /// its parameters as resolved and the tensors it is made of. Empty where there is none.
+    pub fn tensors_text(&self, pattern: &str) -> String {
         let mut text = String::new();
-        for job in self.jobs.iter().filter(|job| job.output.name.contains(part)) {
+        for job in self.jobs.iter().filter(|job| matches(pattern, &job.output.name)) {
             let _ = self.write_job(&mut text, job);
         }
         text
@@ -245,6 +245,18 @@ fn by_reason(dropped: &BTreeMap<String, String>) -> BTreeMap<&str, Vec<&str>> {
         reasons.entry(reason).or_default().push(name);
     }
     reasons
+}
+
+/// Whether a name contains the parts of a pattern, between its `*`, in this order.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut rest = name;
+    pattern.split('*').all(|part| match rest.find(part) {
+        Some(at) => {
+            rest = &rest[at + part.len()..];
+            true
+        }
+        None => false,
+    })
 }
 
 #[cfg(test)]
