@@ -6,7 +6,7 @@ CHECKOUT is a folder with mergekit's sources, or a bare git repository of it. Ta
 `examples`, and the code blocks marked yaml or yml in its Markdown files. A block that is only a part of a recipe (the
 documents show `tokenizer:` alone, say) is checked as an addition to a small linear merge; blocks with an ellipsis for
 something left out are listed, and not checked. The script fails if a recipe is refused for any other reason than that it
-is for another program or for a method that cognate does not have.
+is for another program or for a method that cognate does not have (one of them a method that mergekit does not have either).
 """
 
 import pathlib
@@ -19,7 +19,8 @@ cognate, checkout = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2
 REST = "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
 # Keys that make a block more than a part of a recipe.
 WHOLE = re.compile(r"^(merge_method|experts|gate_mode|genome|architecture):", re.MULTILINE)
-ELSEWHERE = ("one of mergekit that cognate does not have yet", "this is a recipe of mergekit-")
+# What the documents show of other things: a method that their reader is to write, a part of a search's `genome`.
+ELSEWHERE = ("unknown merge method `weighted_average`", "unknown key `filters`", "one of mergekit that cognate does not have yet", "this is a recipe of mergekit-")
 
 
 def git(*arguments):
