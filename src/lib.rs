@@ -8,7 +8,7 @@
 //!              model/ (headers, config, sidecars)
 //! ```
 //!
-//! * [`recipe`] reads YAML and opens nothing else.
+//! * [`recipe`] reads YAML, and opens nothing but the recipe and what it includes.
 //! * [`model`] opens checkpoints: headers, config, what belongs to them. [`model::Source`] is the
 //!   one abstraction tensors are read through.
 //! * [`plan`] turns both into plain data: every job, byte offset and parameter. It reads no weight.

@@ -63,6 +63,11 @@ pub fn manifest(
             })).collect::<Vec<_>>(),
         },
     });
+    if !file.includes.is_empty() {
+        let includes = file.includes.iter();
+        let includes = includes.map(|file| json!({"path": file.path, "text": file.text}));
+        manifest["recipe"]["includes"] = includes.collect();
+    }
     if !file.overrides.is_empty() {
         manifest["recipe"]["overrides"] = file.overrides.clone().into();
     }

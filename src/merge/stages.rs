@@ -98,7 +98,7 @@ fn models(
     let mut models: Vec<Checkpoint> = Vec::new();
     let mut folders: Vec<(PathBuf, String)> = Vec::new();
     for reference in recipe.references() {
-        let at = |e: Error| recipe.at(reference, e);
+        let at = |e: Error| reference.at(e);
         let (name, adapters) = finder.parts(&reference.value).map_err(at)?;
         let mut model = if let Some(stage) = planned.get(name) {
             stage.clone()
@@ -195,10 +195,9 @@ fn in_one_vocabulary(
     Vocabulary::resolve(recipe, opened, donor, |reference| {
         match planned.get(reference.value.as_str()) {
             Some(stage) => Ok(stage.folder.clone()),
-            None => finder
-                .find(&reference.value)
-                .map(|found| found.folder)
-                .map_err(|e| recipe.at(reference, e)),
+            None => {
+                finder.find(&reference.value).map(|found| found.folder).map_err(|e| reference.at(e))
+            }
         }
     })
 }

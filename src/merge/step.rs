@@ -130,6 +130,10 @@ impl Step<'_> {
             hasher.update(format!("\nadapter {}\n", adapter.config.len()));
             hasher.update(&adapter.config);
         }
+        for file in &self.file.includes {
+            let (path, bytes) = (&file.path, file.text.len());
+            hasher.update(format!("\nincluded {path} {bytes}\n{}", file.text));
+        }
         hasher.update(self.streamed);
         hex(&hasher.finalize().into())
     }

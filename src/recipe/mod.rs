@@ -1,18 +1,25 @@
 //! Recipes: YAML in mergekit's language → [`RecipeFile`], a list of [`Recipe`]s, one a stage. No file
-//! but the recipe is opened here.
+//! but the recipe and what it includes is opened here.
 //!
 //! `raw.rs` holds the shape of the YAML (unknown keys are refused there), `setting.rs` what a
-//! parameter may be, `validate.rs` turns one into the other with the methods' table in hand, and
-//! `stages.rs` puts the stages of a file in order.
+//! parameter may be, `include.rs` reads the files that a recipe includes and `defaults.rs` puts a
+//! recipe's keys over theirs, `validate.rs` turns one into the other with the methods' table in hand,
+//! and `stages.rs` puts the stages of a file in order. `schema.rs` describes the same types to editors.
 
+mod defaults;
+mod include;
 mod overrides;
 mod raw;
+mod schema;
 mod setting;
+mod sources;
 mod stages;
 mod tokenizer;
 mod validate;
 
+pub use schema::schema;
 pub use setting::{Filtered, Gradient, Setting};
+pub use sources::Included;
 pub use stages::RecipeFile;
 pub(crate) use stages::stage_part;
 pub use tokenizer::{TokenKey, TokenRow, TokenSetting, TokenizerSettings, TokenizerSource};
@@ -22,13 +29,16 @@ use crate::methods::Method;
 use crate::model::{ChatTemplate, Float};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// A value with the line and column it stands at (both from 1).
+/// A value with the file, line and column it stands at (the last two from 1).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Located<T> {
     /// The value.
     pub value: T,
-    /// Its line.
+    /// Its file: the recipe, or one that the recipe includes.
+    pub file: Arc<Path>,
+    /// Its line; 0 where it stands in no file, but in an override.
     pub line: u64,
     /// Its column.
     pub column: u64,
@@ -37,7 +47,25 @@ pub struct Located<T> {
 impl<T> Located<T> {
     /// The same place with another value.
     pub fn map<U>(&self, value: U) -> Located<U> {
-        Located { value, line: self.line, column: self.column }
+        Located { value, file: Arc::clone(&self.file), line: self.line, column: self.column }
+    }
+
+    /// An error about what stands here.
+    pub(crate) fn error(&self, message: impl Into<String>) -> Error {
+        Error::input(message).fact("file", self.place())
+    }
+
+    /// An error that what stands here led to.
+    pub(crate) fn at(&self, error: Error) -> Error {
+        error.at(self.place())
+    }
+
+    /// `file:line:column`, or the file alone where the line is not known.
+    fn place(&self) -> String {
+        match self.line {
+            0 => self.file.display().to_string(),
+            line => format!("{}:{line}:{}", self.file.display(), self.column),
+        }
     }
 }
 
@@ -173,21 +201,8 @@ impl Recipe {
         self.name.as_ref().map_or("(the output)", |name| &name.value)
     }
 
-    /// Adds to an error the place of this recipe that it is about.
-    pub(crate) fn at<T>(&self, at: &Located<T>, error: Error) -> Error {
-        error.at(place(&self.file, at.line, at.column))
-    }
-
     /// An error about something at a place of this recipe.
     pub(crate) fn error<T>(&self, at: &Located<T>, message: impl Into<String>) -> Error {
-        Error::input(message).fact("file", place(&self.file, at.line, at.column))
-    }
-}
-
-/// `file:line:column`, or the file alone where the place is not known.
-fn place(file: &Path, line: u64, column: u64) -> String {
-    match line {
-        0 => file.display().to_string(),
-        _ => format!("{}:{line}:{column}", file.display()),
+        at.error(message)
     }
 }

@@ -3,14 +3,14 @@
 //! A stage may use the output of another one by its name, as in the files of mergekit-multi. The
 //! order in the file does not matter.
 
-use super::raw::{self, RawRecipe, located};
-use super::{Located, Recipe, overrides, place, validate};
+use super::raw::{self, RawRecipe};
+use super::sources::{At, Included, Sources};
+use super::{Located, Recipe, include, overrides, validate};
 use crate::error::{Error, Result, list};
-use serde_yaml::Spanned;
 use std::path::{Path, PathBuf};
 
-/// A recipe larger than this is refused unread.
-const MAX_BYTES: u64 = 1 << 20;
+/// A recipe larger than this, with all that it includes, is refused unread.
+pub(super) const MAX_BYTES: u64 = 1 << 20;
 
 /// A checked recipe file.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct RecipeFile {
     pub file: PathBuf,
     /// Its text, as written.
     pub text: String,
+    /// The files it includes, in the order they are read.
+    pub includes: Vec<Included>,
     /// What was overridden, as `KEY=VALUE`, in order.
     pub overrides: Vec<String>,
     /// The stages, each behind those it uses. The last one makes the output.
@@ -54,14 +56,17 @@ impl RecipeFile {
         Self::parse(file, text, overrides)
     }
 
-    /// Checks a recipe's text; `file` names it in messages.
+    /// Checks a recipe's text; `file` names it in messages, and is where the paths of included files
+    /// start from.
     ///
     /// # Errors
-    /// The recipe is wrong.
+    /// The recipe is wrong, or a file that it includes is.
     pub fn parse(file: &Path, text: String, overrides: &[String]) -> Result<Self> {
+        let mut sources = Sources::new(file, text);
         let mut stages = Vec::new();
-        for document in raw::parse(file, &text)? {
-            flatten(file, document, &mut stages)?;
+        for mut document in raw::parse(&sources, 0)? {
+            document.value = include::resolve(&mut sources, document.value, &[0])?;
+            flatten(&sources, document, &mut stages)?;
         }
         if stages.is_empty() {
             return Err(Error::input("the recipe is empty").file(file));
@@ -69,9 +74,11 @@ impl RecipeFile {
         for text in overrides {
             overrides::apply(&mut stages, text)?;
         }
-        let stages = stages.into_iter().map(|raw| validate::recipe(file, raw));
+        let stages = stages.into_iter().map(|raw| validate::recipe(file, &sources, raw));
         let stages = in_order(file, stages.collect::<Result<_>>()?)?;
-        Ok(Self { file: file.to_path_buf(), text, overrides: overrides.to_vec(), stages })
+        let (text, includes) = sources.into_texts();
+        let overrides = overrides.to_vec();
+        Ok(Self { file: file.to_path_buf(), text, includes, overrides, stages })
     }
 
     /// The stage that makes the output.
@@ -82,19 +89,17 @@ impl RecipeFile {
 
 /// A document is a stage, or holds a list of them and nothing else.
 fn flatten(
-    file: &Path,
-    document: Spanned<RawRecipe>,
-    stages: &mut Vec<Spanned<RawRecipe>>,
+    sources: &Sources,
+    document: At<RawRecipe>,
+    stages: &mut Vec<At<RawRecipe>>,
 ) -> Result<()> {
     let mut document = document;
     let Some(list) = document.value.stages.take() else {
         stages.push(document);
         return Ok(());
     };
-    let list = located(list);
-    let error = |at: &Located<()>, message: &str| {
-        Error::input(message).fact("file", place(file, at.line, at.column)).key("stages")
-    };
+    let list = sources.locate(list);
+    let error = |at: &Located<()>, message: &str| at.error(message).key("stages");
     let at = list.map(());
     if !document.value.is_empty() {
         return Err(error(&at, "keys of a recipe stand beside `stages`")
@@ -105,7 +110,7 @@ fn flatten(
     }
     for stage in list.value {
         if stage.value.stages.is_some() {
-            return Err(error(&located(stage).map(()), "`stages` stands within `stages`"));
+            return Err(error(&sources.locate(stage).map(()), "`stages` stands within `stages`"));
         }
         stages.push(stage);
     }
