@@ -127,7 +127,15 @@ fn models(
         };
         for adapter in adapters {
             let folder = finder.find(recipe, &adapter)?.folder;
-            model = model.with_adapter(&adapter.value, &folder)?;
+            model = model.with_adapter(&adapter.value, &folder).map_err(|e| {
+                let place = recipe.model_error(reference, "");
+                let place = |fact| place.get(fact).unwrap_or_default();
+                let e = e.fact("recipe", place("file")).key(place("key"));
+                match e.hint_text() {
+                    None => e.hint("an adapter fits the model that it was trained on: name that one before the `+`"),
+                    Some(_) => e,
+                }
+            })?;
         }
         model.reference.clone_from(&reference.value);
         models.push(model);

@@ -1,5 +1,6 @@
 //! The shape of a recipe's YAML. Unknown keys are refused here, with the nearest known one.
 
+use super::nearby::{addition, hint, key_before};
 use super::setting::Setting;
 use super::{Located, place};
 use crate::error::{Error, Result, nearest};
@@ -169,14 +170,20 @@ impl<'de> Deserialize<'de> for RawParameters {
     }
 }
 
+/// Scalars, lists and mappings of a file at most, those repeated by aliases included.
+const MAX_NODES: usize = 100_000;
+
 /// Parses the YAML documents of a file.
 pub(super) fn parse(file: &Path, text: &str) -> Result<Vec<Spanned<RawRecipe>>> {
     // A number that is not finite is let through, so that it is refused with its key and range.
     let options = serde_yaml::options! {
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+        // Far above what a recipe needs, and read in a moment.
+        budget: serde_yaml::budget! { max_nodes: MAX_NODES },
+        alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: MAX_NODES },
     };
     serde_yaml::from_multiple_with_options(text, options)
-        .map_err(|e| yaml_error(file, e.without_snippet()))
+        .map_err(|e| yaml_error(file, text, e.without_snippet()))
 }
 
 /// A value with its place, as the rest of the crate keeps it.
@@ -190,7 +197,7 @@ fn at(file: &Path, location: Option<Location>) -> String {
 }
 
 /// Restates an error of the YAML reader in this crate's terms.
-fn yaml_error(file: &Path, error: &serde_yaml::Error) -> Error {
+fn yaml_error(file: &Path, text: &str, error: &serde_yaml::Error) -> Error {
     let place = at(file, error.location());
     match error {
         serde_yaml::Error::SerdeUnknownField { field, expected, .. } => {
@@ -200,14 +207,19 @@ fn yaml_error(file: &Path, error: &serde_yaml::Error) -> Error {
                 .fact("expected", format!("one of {}", expected.join(", ")));
             match nearest(field, expected.iter().copied()) {
                 Some(near) => known.hint(format!("did you mean `{near}`?")),
-                None => known,
+                None => known.hint("remove it, or write one of the keys that may stand here"),
             }
         }
         serde_yaml::Error::SerdeMissingField { field, .. } => {
-            Error::input(format!("the key `{field}` is missing")).fact("file", place).key(field)
+            Error::input(format!("the key `{field}` is missing"))
+                .fact("file", place)
+                .key(field)
+                .hint(addition(field))
         }
         serde_yaml::Error::DuplicateMappingKey { key, .. } => {
-            let error = Error::input("a key stands twice").fact("file", place);
+            let error = Error::input("a key stands twice")
+                .fact("file", place)
+                .hint("remove one of the two");
             match key {
                 Some(key) => error.key(key),
                 None => error,
@@ -218,9 +230,13 @@ fn yaml_error(file: &Path, error: &serde_yaml::Error) -> Error {
             let reason = reason.lines().next().unwrap_or_default();
             // The place stands in a fact of its own.
             let reason = reason.split(" at line ").next().unwrap_or(reason);
-            Error::input("the recipe is not what a recipe must be")
-                .fact("file", place)
-                .fact("reason", reason)
+            let wrong = Error::input("the recipe is not what a recipe must be").fact("file", place);
+            let key = error.location().and_then(|at| key_before(text, at.line(), at.column()));
+            let wrong = match key {
+                Some(key) => wrong.key(key),
+                None => wrong,
+            };
+            wrong.fact("reason", reason).hint(hint(reason))
         }
     }
 }
