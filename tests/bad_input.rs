@@ -189,7 +189,7 @@ fn weights_that_are_read_are_seen() {
 /// Recipes of at most 1 MiB that are made to cost time, memory or stack.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     let recipe = "merge_method: linear\nmodels: [{model: models/base}]\nparameters:\n";
-    let tens = |of: &str| vec![of; 10].join(",");
+    let tens = |of: &str| [of; 10].join(",");
     let mut laughs = format!("{recipe}  weight:\n    - &a0 [{}]\n", tens("1"));
     for i in 1..12 {
         laughs += &format!("    - &a{i} [{}]\n", tens(&format!("*a{}", i - 1)));
