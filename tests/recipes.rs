@@ -9,12 +9,7 @@
 mod support;
 
 use std::fmt::Write;
-use support::Sandbox;
-
-/// A recipe of the corpus: its name and what follows.
-fn corpus(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.split("=== ").skip(1).map(|entry| entry.split_once('\n').unwrap())
-}
+use support::{Sandbox, corpus};
 
 #[test]
 fn good_recipes_plan() {
@@ -127,6 +122,21 @@ fn not_a_recipe_at_all() {
         writeln!(all, "## {file}\n{message}").unwrap();
     }
     insta::assert_snapshot!("not_a_recipe", all);
+}
+
+/// The corpus as a whole: every file of it is read by a test.
+#[test]
+fn the_corpus_is_large_and_read() {
+    let tests = [include_str!("recipes.rs"), include_str!("bad_input.rs")];
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/recipes");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(tests.iter().any(|test| test.contains(&format!("recipes/{name}\""))), "{name}");
+        count += corpus(&std::fs::read_to_string(&path).unwrap()).count();
+    }
+    assert!(count >= 60, "{count} recipes");
 }
 
 /// Plans every bad recipe; checks and collects the messages.

@@ -98,7 +98,7 @@ fn models(
     let mut models: Vec<Checkpoint> = Vec::new();
     let mut folders: Vec<(PathBuf, String)> = Vec::new();
     for reference in recipe.references() {
-        let at = |e: Error| reference.at(e);
+        let at = |e: Error| reference.at(e).key(recipe.key_of(reference));
         let (name, adapters) = finder.parts(&reference.value).map_err(at)?;
         let mut model = if let Some(stage) = planned.get(name) {
             stage.clone()
@@ -122,7 +122,12 @@ fn models(
             }
             found.open(&reference.value)?
         };
-        model = finder.with_adapters(model, &adapters).map_err(at)?;
+        model = finder.with_adapters(model, &adapters).map_err(|e| match e.hint_text() {
+            None => at(e).hint(
+                "an adapter fits the model that it was trained on: name that one before the `+`",
+            ),
+            Some(_) => at(e),
+        })?;
         model.reference.clone_from(&reference.value);
         models.push(model);
     }

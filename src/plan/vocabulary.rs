@@ -332,8 +332,9 @@ fn same_vocabularies(
             _ => continue,
         };
         if let Some((expected, found)) = a.difference(&b) {
-            return Err(Error::input("the models have different vocabularies")
-                .file(&recipe.file)
+            let message = "the models have different vocabularies";
+            return Err(super::compatible::at(recipe, model, message)
+                .key("tokenizer_source")
                 .expected(format!("{expected} ({})", other.reference), format!("{found} ({})", model.reference))
                 .hint("say whose the output has: `tokenizer_source: union` for all tokens, `base` for the base's, or a model; rows are then merged by token"));
         }

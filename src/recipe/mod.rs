@@ -8,6 +8,7 @@
 
 mod defaults;
 mod include;
+mod nearby;
 mod overrides;
 mod raw;
 mod schema;
@@ -143,6 +144,37 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// The references of the layout with their keys; `path` is what stands before these.
+    fn keys(&self, path: &str) -> Vec<(String, &Located<String>)> {
+        let mut keys = Vec::new();
+        match self {
+            Self::Models(models) => {
+                for (i, input) in models.iter().enumerate() {
+                    keys.push((format!("{path}models[{i}].model"), &input.model));
+                }
+            }
+            Self::Slices(slices) => {
+                for (i, slice) in slices.iter().enumerate() {
+                    for (j, source) in slice.sources.iter().enumerate() {
+                        keys.push((format!("{path}slices[{i}].sources[{j}].model"), &source.model));
+                    }
+                    let base = slice.base_model.iter();
+                    keys.extend(base.map(|base| (format!("{path}slices[{i}].base_model"), base)));
+                }
+            }
+            Self::Modules(modules) => {
+                for module in modules {
+                    keys.extend(
+                        module.layout.keys(&format!("{path}modules.{}.", module.name.value)),
+                    );
+                }
+            }
+        }
+        keys
+    }
+}
+
 /// A whole model of `models:`.
 #[derive(Clone, Debug)]
 pub struct ModelInput {
@@ -194,6 +226,19 @@ impl Recipe {
         let mut seen = std::collections::BTreeSet::new();
         all.retain(|reference| seen.insert(reference.value.as_str()));
         all
+    }
+
+    /// The key at which a model reference stands, as messages spell it.
+    pub(crate) fn key_of(&self, reference: &Located<String>) -> String {
+        let base = self.base_model.iter().map(|base| ("base_model".to_string(), base));
+        let mut all = self.layout.keys("").into_iter().chain(base);
+        let found = all.find(|(_, other)| *other == reference);
+        found.map_or_else(|| "model".to_string(), |(key, _)| key)
+    }
+
+    /// An error about a model, at the place and key where the recipe names it.
+    pub(crate) fn model_error(&self, at: &Located<String>, message: impl Into<String>) -> Error {
+        self.error(at, message).key(self.key_of(at))
     }
 
     /// The name of the stage, for messages.

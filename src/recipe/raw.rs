@@ -1,5 +1,6 @@
 //! The shape of a recipe's YAML. Unknown keys are refused here, with the nearest known one.
 
+use super::nearby::{addition, hint, key_before};
 use super::schema;
 use super::setting::Setting;
 use super::sources::{At, Sources};
@@ -259,11 +260,17 @@ impl<'de> Deserialize<'de> for RawParameters {
     }
 }
 
+/// Scalars, lists and mappings of a file at most, those repeated by aliases included.
+const MAX_NODES: usize = 100_000;
+
 /// Parses the YAML documents of a file.
 pub(super) fn parse(sources: &Sources, file: usize) -> Result<Vec<At<RawRecipe>>> {
     // A number that is not finite is let through, so that it is refused with its key and range.
     let options = serde_yaml::options! {
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+        // Far above what a recipe needs, and read in a moment.
+        budget: serde_yaml::budget! { max_nodes: MAX_NODES },
+        alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: MAX_NODES },
     };
     serde_yaml::from_multiple_with_options(&sources.numbered(file), options)
         .map_err(|e| yaml_error(sources, e.without_snippet()))
@@ -300,14 +307,14 @@ fn yaml_error(sources: &Sources, error: &serde_yaml::Error) -> Error {
                 .fact("expected", format!("one of {}", expected.join(", ")));
             match nearest(field, expected.iter().copied()) {
                 Some(near) => known.hint(format!("did you mean `{near}`?")),
-                None => known,
+                None => known.hint("remove it, or write one of the keys that may stand here"),
             }
         }
         serde_yaml::Error::SerdeMissingField { field, .. } => {
-            place.error(format!("the key `{field}` is missing")).key(field)
+            place.error(format!("the key `{field}` is missing")).key(field).hint(addition(field))
         }
         serde_yaml::Error::DuplicateMappingKey { key, .. } => {
-            let error = place.error("a key stands twice");
+            let error = place.error("a key stands twice").hint("remove one of the two");
             match key {
                 Some(key) => error.key(key),
                 None => error,
@@ -318,7 +325,12 @@ fn yaml_error(sources: &Sources, error: &serde_yaml::Error) -> Error {
             let reason = reason.lines().next().unwrap_or_default();
             // The place stands in a fact of its own.
             let reason = reason.split(" at line ").next().unwrap_or(reason);
-            place.error("the recipe is not what a recipe must be").fact("reason", reason)
+            let wrong = place.error("the recipe is not what a recipe must be");
+            let wrong = match key_before(sources.text_of(&place), place.line, place.column) {
+                Some(key) => wrong.key(key),
+                None => wrong,
+            };
+            wrong.fact("reason", reason).hint(hint(reason))
         }
     }
 }

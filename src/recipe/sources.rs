@@ -132,6 +132,12 @@ impl Sources {
         self.locate(At { value: (), line, column })
     }
 
+    /// The text of the file that a place is in.
+    pub(super) fn text_of(&self, place: &Located<()>) -> &str {
+        let source = self.0.iter().find(|source| source.path == place.file).unwrap_or(&self.0[0]);
+        &source.text
+    }
+
     /// What remains of them once the recipe is read: its own text, and the files it includes, each
     /// once.
     pub(super) fn into_texts(self) -> (String, Vec<Included>) {

@@ -7,6 +7,8 @@ use super::raw::{self, RawRecipe};
 use super::sources::{At, Included, Sources};
 use super::{Located, Recipe, include, overrides, validate};
 use crate::error::{Error, Result, list};
+use rustix::io::Errno;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 /// A recipe larger than this, with all that it includes, is refused unread.
@@ -38,22 +40,7 @@ impl RecipeFile {
     /// # Errors
     /// The file cannot be read, or the recipe is wrong; the error names key, file and line.
     pub fn open(file: &Path, overrides: &[String]) -> Result<Self> {
-        let metadata = std::fs::metadata(file).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::input("the recipe does not exist").file(file),
-            _ => Error::io("read the recipe", file, &e),
-        })?;
-        if !metadata.is_file() {
-            return Err(Error::input("the recipe is not a file").file(file));
-        }
-        if metadata.len() > MAX_BYTES {
-            return Err(Error::input("the recipe is too large")
-                .file(file)
-                .expected(format!("at most {MAX_BYTES} bytes"), metadata.len()));
-        }
-        let bytes = std::fs::read(file).map_err(|e| Error::io("read the recipe", file, &e))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Error::input("the recipe is not UTF-8 text").file(file))?;
-        Self::parse(file, text, overrides)
+        Self::parse(file, read(file)?, overrides)
     }
 
     /// Checks a recipe's text; `file` names it in messages, and is where the paths of included files
@@ -69,7 +56,10 @@ impl RecipeFile {
             flatten(&sources, document, &mut stages)?;
         }
         if stages.is_empty() {
-            return Err(Error::input("the recipe is empty").file(file));
+            return Err(Error::input("the recipe is empty")
+                .file(file)
+                .key("merge_method")
+                .hint("begin with `merge_method: linear` and a list of `models`"));
         }
         for text in overrides {
             overrides::apply(&mut stages, text)?;
@@ -85,6 +75,52 @@ impl RecipeFile {
     pub fn last(&self) -> &Recipe {
         &self.stages[self.stages.len() - 1]
     }
+}
+
+/// The text of a recipe file.
+fn read(file: &Path) -> Result<String> {
+    let failed = |e: &std::io::Error| Error::io("read the recipe", file, e);
+    let metadata = std::fs::metadata(file).map_err(|e| match e.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Error::input("the recipe does not exist")
+            .file(file)
+            .hint("the path is relative to the working directory"),
+        _ if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            Error::input("the recipe is a link that leads back to itself")
+                .file(file)
+                .hint("name the file itself")
+        }
+        _ => failed(&e),
+    })?;
+    if !metadata.is_file() {
+        return Err(Error::input("the recipe is not a file")
+            .file(file)
+            .hint("name a YAML file; `-` and pipes are not read"));
+    }
+    let large = |length: u64| {
+        Error::input("the recipe is too large")
+            .file(file)
+            .expected(format!("at most {MAX_BYTES} bytes"), length)
+            .hint("a recipe is a short text; name models by their folders")
+    };
+    if metadata.len() > MAX_BYTES {
+        return Err(large(metadata.len()));
+    }
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).map_err(|e| failed(&e))?;
+    // The file may have grown since it was looked at.
+    opened.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(large(bytes.len() as u64));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
+        let own = good.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+        let column = String::from_utf8_lossy(own).chars().count() as u64 + 1;
+        Error::input("the recipe is not UTF-8 text")
+            .fact("file", format!("{}:{line}:{column}", file.display()))
+            .hint("save it as UTF-8; a file of weights is no recipe")
+    })
 }
 
 /// A document is a stage, or holds a list of them and nothing else.

@@ -8,6 +8,9 @@ use crate::methods::{METHODS, Method, Param, ParamKind, Scope, Value};
 use crate::model::{ChatTemplate, Float};
 use std::path::Path;
 
+/// What a slice looks like.
+const SLICE: &str = "list a slice: `- sources: [{model: FOLDER, layer_range: [0, 4]}]`";
+
 /// What a parameters block is checked against.
 struct Context<'a> {
     sources: &'a Sources,
@@ -29,10 +32,11 @@ pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Resu
     let raw = sources.locate(raw);
     let at = raw.map(());
     let raw = raw.value;
-    let name = raw
-        .merge_method
-        .map(|name| sources.locate(name))
-        .ok_or_else(|| at.error("the key `merge_method` is missing").key("merge_method"))?;
+    let name = raw.merge_method.map(|name| sources.locate(name)).ok_or_else(|| {
+        at.error("the key `merge_method` is missing")
+            .key("merge_method")
+            .hint("add `merge_method: linear`, or another; `cognate methods` lists them")
+    })?;
     let method = Method::named(&name.value).ok_or_else(|| unknown_method(&name))?;
     let mut context = Context { sources, file, method, warnings: Vec::new() };
     let parameters = context.parameters("parameters", raw.parameters, Level::Tensor)?;
@@ -41,6 +45,7 @@ pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Resu
         Some(_) if raw.models.is_some() || raw.slices.is_some() => {
             return Err(name
                 .error("a recipe has more than one of `models`, `slices` and `modules`")
+                .key("modules")
                 .hint("put the models or slices into the modules"));
         }
         Some(modules) => context.modules(sources.locate(modules))?,
@@ -98,7 +103,7 @@ fn float(sources: &Sources, key: &str, name: At<String>) -> Result<Float> {
             .fact("expected", format!("one of {}", names.join(", ")));
         match nearest(&name.value, names) {
             Some(near) => wrong.hint(format!("did you mean `{near}`?")),
-            None => wrong,
+            None => wrong.hint(format!("without `{key}` the dtype is the base model's")),
         }
     })
 }
@@ -113,7 +118,10 @@ impl Context<'_> {
     fn reference(&self, key: &str, model: At<String>) -> Result<Located<String>> {
         let model = self.sources.locate(model);
         if model.value.trim().is_empty() {
-            return Err(model.error("a model reference is empty").key(key));
+            return Err(model
+                .error("a model reference is empty")
+                .key(key)
+                .hint("name a folder, or a model of the Hub as `owner/name`"));
         }
         Ok(model)
     }
@@ -130,7 +138,10 @@ impl Context<'_> {
             (Some(models), None) => {
                 let models = self.sources.locate(models);
                 if models.value.is_empty() {
-                    return Err(models.error("`models` is empty").key(format!("{path}models")));
+                    return Err(models
+                        .error("`models` is empty")
+                        .key(format!("{path}models"))
+                        .hint("list a model: `- model: FOLDER`"));
                 }
                 let mut inputs = Vec::new();
                 for (i, input) in models.value.into_iter().enumerate() {
@@ -149,7 +160,10 @@ impl Context<'_> {
             (None, Some(slices)) => {
                 let slices = self.sources.locate(slices);
                 if slices.value.is_empty() {
-                    return Err(slices.error("`slices` is empty").key(format!("{path}slices")));
+                    return Err(slices
+                        .error("`slices` is empty")
+                        .key(format!("{path}slices"))
+                        .hint(SLICE));
                 }
                 let slices = slices.value.into_iter().enumerate();
                 let slices =
@@ -160,6 +174,7 @@ impl Context<'_> {
                 let whose = if path.is_empty() { "recipe" } else { "module" };
                 Err(at
                     .error(format!("a {whose} needs either `models` or `slices`"))
+                    .key(format!("{path}models"))
                     .hint("`models` merges whole models, `slices` ranges of their layers"))
             }
         }
@@ -177,7 +192,10 @@ impl Context<'_> {
             modules.push(Module { name, layout, parameters });
         }
         if modules.is_empty() {
-            return Err(at.error("`modules` is empty").key("modules"));
+            return Err(at
+                .error("`modules` is empty")
+                .key("modules")
+                .hint("write `default: {models: […]}`, or use `models` itself"));
         }
         Ok(Layout::Modules(modules))
     }
@@ -185,7 +203,10 @@ impl Context<'_> {
     fn slice(&mut self, path: &str, raw: RawSlice) -> Result<Slice> {
         let sources = self.sources.locate(raw.sources);
         if sources.value.is_empty() {
-            return Err(sources.error("a slice has no sources").key(format!("{path}.sources")));
+            return Err(sources
+                .error("a slice has no sources")
+                .key(format!("{path}.sources"))
+                .hint(SLICE));
         }
         if raw.residual_weight.is_some() {
             self.warnings
@@ -201,13 +222,21 @@ impl Context<'_> {
                     return Err(layers
                         .error("a layer range is empty or reversed")
                         .key(format!("{path}.layer_range"))
-                        .expected("[start, end] with start < end", format!("[{start}, {end}]")));
+                        .expected("[start, end] with start < end", format!("[{start}, {end}]"))
+                        .hint(match start == end {
+                            true => format!(
+                                "the end is not included: write [{start}, {}] for layer {start}",
+                                end.saturating_add(1)
+                            ),
+                            false => format!("write [{end}, {start}]"),
+                        }));
                 }
                 _ => {
                     return Err(layers
                         .error("a layer range is not two layer numbers")
                         .key(format!("{path}.layer_range"))
-                        .expected("[start, end]", format!("{:?}", layers.value)));
+                        .expected("[start, end]", format!("{:?}", layers.value))
+                        .hint("layers are counted from 0 and the end is not included: [0, 4] are the first four"));
                 }
             };
             found.push(SliceSource {
@@ -223,11 +252,16 @@ impl Context<'_> {
         if let Some(odd) =
             found.iter().find(|s| s.layers.value.len() != found[0].layers.value.len())
         {
+            let (start, length) = (odd.layers.value.start, found[0].layers.value.len());
             return Err(odd
                 .layers
                 .error("the sources of a slice have different numbers of layers")
                 .key(format!("{path}.sources"))
-                .expected(found[0].layers.value.len(), odd.layers.value.len()));
+                .expected(length, odd.layers.value.len())
+                .hint(format!(
+                    "write [{start}, {}], or change the first source",
+                    start.saturating_add(length)
+                )));
         }
         let base_model =
             raw.base_model.map(|base| self.reference(&format!("{path}.base_model"), base));
@@ -270,6 +304,7 @@ impl Context<'_> {
                     ))
                     .key(&key)
                     .expected(expected, &*value)
+                    .hint(instead(param, value))
                 })?;
             }
             if param.scope == Scope::Shared && level == Level::Model {
@@ -300,8 +335,29 @@ impl Context<'_> {
             .fact("expected", format!("one of {}", names.join(", ")));
         Err(match nearest(&name.value, names) {
             Some(near) => unknown.hint(format!("did you mean `{near}`?")),
-            None => unknown,
+            None => unknown.hint(format!("`cognate methods {method}` lists its parameters")),
         })
+    }
+}
+
+/// What to write in place of a value that a parameter does not admit.
+fn instead(param: &Param, value: &Value) -> String {
+    let written = match (param.kind, value) {
+        (ParamKind::Number { min, max }, Value::Number(x)) if x.is_finite() => {
+            Value::Number(x.clamp(min, max))
+        }
+        (ParamKind::Number { min, max }, _) => Value::Number(0.5_f64.clamp(min, max)),
+        (ParamKind::Bool, _) => Value::Bool(true),
+        (ParamKind::Choice(words), Value::Text(word)) => match nearest(word, words.iter().copied())
+        {
+            Some(near) => return format!("did you mean `{near}`?"),
+            None => Value::Text(words.join("` or `")),
+        },
+        (ParamKind::Choice(words), _) => Value::Text(words.join("` or `")),
+    };
+    match written {
+        Value::Text(words) => format!("write `{words}`"),
+        plain => format!("write `{}: {plain}`, say", param.name),
     }
 }
 
