@@ -72,7 +72,7 @@ pub(super) fn open(
         let mut files = None;
         // What stages are computed of is read along with them.
         for stage in stages.iter().filter(|stage| stage.keep == Keep::Streamed) {
-            if models.iter().any(|model| model.reference == stage.name) {
+            if models.iter().any(|model| stage_part(&model.reference) == stage.name) {
                 plan.totals.read += stage.plan.totals.read;
             }
         }
@@ -126,8 +126,11 @@ fn models(
             }
         };
         for adapter in adapters {
-            let folder = finder.find(recipe, &adapter)?.folder;
-            model = model.with_adapter(&adapter.value, &folder)?;
+            let found = finder.find(recipe, &adapter)?;
+            model = match found.hub {
+                Some(resolved) => model.with_resolved_adapter(&adapter.value, resolved)?,
+                None => model.with_adapter(&adapter.value, &found.folder)?,
+            };
         }
         model.reference.clone_from(&reference.value);
         models.push(model);
