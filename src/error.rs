@@ -200,9 +200,14 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 
 /// A list of names for a message: the first few, and how many more there are.
 pub fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    first(5, names)
+}
+
+/// The first `count` of some names, and how many more there are.
+pub(crate) fn first<'a>(count: usize, names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
-    let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(5) {
+    let shown = names.iter().take(count).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(count) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

@@ -71,7 +71,7 @@ pub(super) fn open(
         let mut files = None;
         // What stages are computed of is read along with them.
         for stage in stages.iter().filter(|stage| stage.keep == Keep::Streamed) {
-            if models.iter().any(|model| model.reference == stage.name) {
+            if models.iter().any(|model| stage_part(&model.reference) == stage.name) {
                 plan.totals.read += stage.plan.totals.read;
             }
         }

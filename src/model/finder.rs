@@ -56,7 +56,11 @@ impl<'a> Finder<'a> {
     /// Applies adapters to a model, the first one first.
     pub(crate) fn with_adapters(&self, model: Checkpoint, adapters: &[&str]) -> Result<Checkpoint> {
         adapters.iter().try_fold(model, |model, adapter| {
-            model.with_adapter(adapter, &self.find(adapter)?.folder)
+            let found = self.find(adapter)?;
+            match found.hub {
+                Some(resolved) => model.with_resolved_adapter(adapter, resolved),
+                None => model.with_adapter(adapter, &found.folder),
+            }
         })
     }
 

@@ -5,7 +5,7 @@ use crate::engine::hex;
 use crate::model::{TensorSpec, config_value};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// What a plan reads, writes and takes, in bytes unless said otherwise.
@@ -85,11 +85,12 @@ impl Plan {
             }
         }
         for model in self.models.iter().filter(|model| !model.made_of.is_empty()) {
-            let parts = || model.made_of.values().flatten().map(String::as_str);
-            let (weights, count) = (model.made_of.len(), parts().count());
+            let parts: BTreeSet<&str> =
+                model.made_of.values().flatten().map(String::as_str).collect();
+            let (weights, count) = (model.made_of.len(), parts.len());
             writeln!(out, "  made on reading  {weights:>6} tensors")?;
-            let listed = crate::error::list(parts());
-            writeln!(out, "    {}: of {count} stored ones ({listed})", model.reference)?;
+            let some = crate::error::first(1, model.made_of.keys().map(String::as_str));
+            writeln!(out, "    {}: {some}, of {count} stored ones", model.reference)?;
         }
         writeln!(out, "reads    {}", bytes(totals.read))?;
         let files = self.shards.len();
@@ -148,6 +149,9 @@ impl Plan {
             match job.params.inputs.get(i) {
                 Some(values) => write_values(out, values)?,
                 None => writeln!(out)?,
+            }
+            for part in self.models[input.model].made_of.get(&input.tensor).into_iter().flatten() {
+                writeln!(out, "    made of  {part}")?;
             }
         }
         Ok(())

@@ -92,8 +92,7 @@ impl Vocabulary {
             chosen.edited = true;
             self.notes.push(format!("tokens that the recipe adds: {}", list(added)));
         }
-        let ids: BTreeMap<String, u32> =
-            chosen.file.vocabulary().into_iter().map(|(t, id)| (t.to_string(), id)).collect();
+        let ids = chosen.file.owned_vocabulary();
         let rows = self.count_rows(settings, &ids, &chosen, &lexicons);
         let target = Target {
             recipe,
@@ -179,7 +178,7 @@ impl Vocabulary {
             ));
             tokenizer.from_beside = true;
         }
-        let ids = tokenizer.vocabulary().into_iter().map(|(t, id)| (t.to_string(), id)).collect();
+        let ids = tokenizer.file.owned_vocabulary();
         Ok(Lexicon { reference: model.reference.clone(), ids, rows })
     }
 

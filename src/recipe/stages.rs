@@ -204,7 +204,7 @@ fn in_order(file: &Path, stages: Vec<Recipe>) -> Result<Vec<Recipe>> {
 
 /// The part of a model reference that may be the name of a stage: what stands before an adapter.
 pub(crate) fn stage_part(reference: &str) -> &str {
-    reference.split('+').next().unwrap_or(reference)
+    reference.split('+').next().unwrap_or(reference).trim()
 }
 
 /// The stage that makes the output: the one without a name, or else the one that no other uses.
