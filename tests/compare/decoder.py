@@ -19,6 +19,9 @@ import subprocess
 import sys
 import time
 
+# A script beside this one is called tokenizers.py, too.
+sys.path.pop(0)
+
 THREADS = os.cpu_count()
 BATCH = 16
 

@@ -195,10 +195,11 @@ impl Decoder {
         let mut slices = vec![Slice::default()];
         for tokens in sequences {
             self.check(tokens)?;
-            if let Some(last) = slices.last_mut() {
-                if !last.tokens.is_empty() && last.tokens.len() + tokens.len() > self.budget.rows {
-                    slices.push(Slice::default());
-                }
+            let full = |last: &Slice| {
+                !last.tokens.is_empty() && last.tokens.len() + tokens.len() > self.budget.rows
+            };
+            if slices.last().is_some_and(full) {
+                slices.push(Slice::default());
             }
             if let Some(last) = slices.last_mut() {
                 last.push(tokens, 0, tokens.len(), None);
