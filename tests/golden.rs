@@ -1,6 +1,8 @@
 //! The decoder against transformers: logits of tiny checkpoints of every family, made once by
 //! `tests/golden/make_logits.py`.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use cognate::eval::decoder::{Decoder, Options, families};
 use cognate::eval::model::{GenerateRequest, LanguageModel, Sampling, ScoreRequest};
 use cognate::model::Checkpoint;

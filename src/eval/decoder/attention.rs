@@ -208,7 +208,8 @@ impl Attention {
                 to.extend_from_slice(&rows[row * width + first..row * width + first + data.head]);
             }
         };
-        let heads: Vec<(usize, Option<(&mut Vec<f32>, &mut Vec<f32>)>)> = match past {
+        type Cached<'a> = Option<(&'a mut Vec<f32>, &'a mut Vec<f32>)>;
+        let heads: Vec<(usize, Cached<'_>)> = match past {
             None => (0..data.kv_heads).map(|j| (j, None)).collect(),
             Some(past) => {
                 past.keys.resize_with(data.kv_heads, Vec::new);

@@ -14,13 +14,13 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 enum Mixer {
-    Attention(Attention),
-    StateSpace(StateSpace),
+    Attention(Box<Attention>),
+    StateSpace(Box<StateSpace>),
 }
 
 enum Mlp {
-    Dense(Dense),
-    Experts(Experts),
+    Dense(Box<Dense>),
+    Experts(Box<Experts>),
 }
 
 /// What a layer keeps of sequences that go on, one entry a sequence.
@@ -81,15 +81,19 @@ impl Layer {
             [norm(&data.mlp_input)?, norm(&data.mlp_output)?, norm(&data.mlp_sum)?];
         let mixer = match &data.mixer {
             data::Mixer::Attention(attention) => {
-                Mixer::Attention(Attention::open(attention, finder)?)
+                Mixer::Attention(Box::new(Attention::open(attention, finder)?))
             }
-            data::Mixer::StateSpace(space) => Mixer::StateSpace(StateSpace::open(space, finder)?),
+            data::Mixer::StateSpace(space) => {
+                Mixer::StateSpace(Box::new(StateSpace::open(space, finder)?))
+            }
         };
         let mlp = match &data.mlp {
             None => None,
-            Some(data::Mlp::Dense(dense)) => Some(Mlp::Dense(Dense::open(dense, finder)?)),
+            Some(data::Mlp::Dense(dense)) => {
+                Some(Mlp::Dense(Box::new(Dense::open(dense, finder)?)))
+            }
             Some(data::Mlp::Experts(experts)) => {
-                Some(Mlp::Experts(Experts::open(experts, finder)?))
+                Some(Mlp::Experts(Box::new(Experts::open(experts, finder)?)))
             }
         };
         Ok(Self {

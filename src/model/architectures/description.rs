@@ -157,6 +157,7 @@ impl<'de> Deserialize<'de> for Places {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
+        #[allow(clippy::large_enum_variant)] // read once, and taken apart at once
         enum Form {
             Name(String),
             One(NormPlace),

@@ -73,7 +73,7 @@ impl Rotary {
 
     pub(super) fn new(given: &Parameters<'_>) -> Result<Self> {
         let dims = given.dims;
-        if dims == 0 || dims % 2 != 0 {
+        if dims == 0 || !dims.is_multiple_of(2) {
             return Err(Error::input("the rotary embedding covers an odd part of a head")
                 .expected("an even number of elements", dims));
         }
