@@ -14,6 +14,7 @@
 //! * [`plan`] turns both into plain data: every job, byte offset and parameter. It reads no weight.
 //! * [`methods`] is the table of merge methods, [`kernels`] the loops they are made of.
 //! * [`engine`] runs a plan in constant memory; [`lineage`] records what it did.
+//! * [`eval`] scores models: one decoder for all families.
 //! * [`Merge`] is all of it in two calls.
 //!
 //! ```no_run
@@ -33,6 +34,7 @@
 
 pub mod engine;
 pub mod error;
+pub mod eval;
 pub mod kernels;
 pub mod lineage;
 mod merge;

@@ -4,6 +4,7 @@
 //! are checked before a byte of a tensor is read.
 
 mod adapter;
+pub(crate) mod architectures;
 mod checkpoint;
 mod config;
 mod config_vocabulary;

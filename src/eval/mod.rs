@@ -1,0 +1,4 @@
+//! The evaluator: models that score and continue text.
+
+pub mod decoder;
+pub mod model;
