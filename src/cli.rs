@@ -1,10 +1,12 @@
 //! Arguments of the program and its subcommands.
 
+mod check;
 mod inspect;
 mod merge;
 mod methods;
 mod plan;
 mod tasks;
+mod schema;
 
 use clap::{Parser, Subcommand};
 use cognate::{Error, Result};
@@ -27,12 +29,16 @@ enum Command {
     Merge(merge::Args),
     /// Check a recipe from configs and headers alone, and print what a merge would do
     Plan(plan::Args),
+    /// Check all of a recipe that can be checked without its models
+    Check(check::Args),
     /// Show what a checkpoint holds
     Inspect(inspect::Args),
     /// List the merge methods and their parameters
     Methods(methods::Args),
     /// List the evaluation tasks that are known by name
     Tasks(tasks::Args),
+    /// Print the JSON Schema of recipes, for editors
+    Schema(schema::Args),
 }
 
 impl Cli {
@@ -40,19 +46,37 @@ impl Cli {
         match self.command {
             Command::Merge(args) => args.run(),
             Command::Plan(args) => args.run(),
+            Command::Check(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Methods(args) => args.run(),
             Command::Tasks(args) => args.run(),
+            Command::Schema(args) => args.run(),
         }
+    }
+}
+
+/// Keys of a recipe replaced for one run.
+#[derive(clap::Args)]
+struct SetArgs {
+    /// Override a key of the recipe (`parameters.weight=0.5`, `models[0].model=PATH`); may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl SetArgs {
+    /// The environment's, a line each, come first, so that the command line's hold.
+    fn overrides(&self) -> Vec<String> {
+        let environment = std::env::var("COGNATE_SET").unwrap_or_default();
+        let lines = environment.lines().map(str::trim).filter(|line| !line.is_empty());
+        lines.map(str::to_string).chain(self.set.iter().cloned()).collect()
     }
 }
 
 /// Options that shape a plan, shared by `merge` and `plan`.
 #[derive(clap::Args)]
 struct PlanArgs {
-    /// Override a key of the recipe (`parameters.weight=0.5`, `models[0].model=PATH`); may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    set: SetArgs,
     /// Seed of all random numbers; overrides the recipe's `random_seed` [default: 0]
     #[arg(long)]
     seed: Option<u64>,
@@ -70,12 +94,8 @@ struct PlanArgs {
 impl PlanArgs {
     fn options(&self) -> cognate::plan::Options {
         let default = cognate::plan::Options::default();
-        // The environment's, a line each, come first, so that the command line's hold.
-        let environment = std::env::var("COGNATE_SET").unwrap_or_default();
-        let lines = environment.lines().map(str::trim).filter(|line| !line.is_empty());
-        let set = lines.map(str::to_string).chain(self.set.iter().cloned()).collect();
         cognate::plan::Options {
-            set,
+            set: self.set.overrides(),
             seed: self.seed,
             shard_size: self.shard_size,
             threads: self.threads.map_or(default.threads, usize::from),

@@ -88,6 +88,14 @@ impl Error {
         self.fact("file", path.display())
     }
 
+    /// Puts the place of a recipe that led to the error before its other facts.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        let name = if self.get("file").is_some() { "recipe" } else { "file" };
+        self.0.facts.insert(0, (name, place.to_string()));
+        self
+    }
+
     /// Adds the tensor the error is about.
     #[must_use]
     pub fn tensor(self, name: &str) -> Self {
@@ -192,9 +200,14 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 
 /// A list of names for a message: the first few, and how many more there are.
 pub fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    first(5, names)
+}
+
+/// The first `count` of some names, and how many more there are.
+pub(crate) fn first<'a>(count: usize, names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
-    let shown = names.iter().take(5).copied().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(5) {
+    let shown = names.iter().take(count).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(count) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

@@ -8,12 +8,13 @@
 //!              model/ (headers, config, sidecars)
 //! ```
 //!
-//! * [`recipe`] reads YAML and opens nothing else.
+//! * [`recipe`] reads YAML, and opens nothing but the recipe and what it includes.
 //! * [`model`] opens checkpoints: headers, config, what belongs to them. [`model::Source`] is the
 //!   one abstraction tensors are read through.
 //! * [`plan`] turns both into plain data: every job, byte offset and parameter. It reads no weight.
 //! * [`methods`] is the table of merge methods, [`kernels`] the loops they are made of.
 //! * [`engine`] runs a plan in constant memory; [`lineage`] records what it did.
+//! * [`eval`] scores models: one decoder for all families.
 //! * [`Merge`] is all of it in two calls.
 //!
 //! ```no_run
@@ -43,4 +44,5 @@ pub mod plan;
 pub mod recipe;
 
 pub use error::{Error, Result};
-pub use merge::{Fetch, Merge, WriteOptions};
+pub use merge::{Merge, WriteOptions};
+pub use model::hub::Fetch;

@@ -7,10 +7,10 @@ mod step;
 
 use crate::engine::{DigestMode, Progress};
 use crate::error::{Error, Result};
-use crate::model::hub::{Unwatched, Want, Watch};
+use crate::model::hub::{Fetch, Unwatched, Want};
+use crate::model::{Finder, Found};
 use crate::plan::{self, Plan};
 use crate::recipe::RecipeFile;
-use folders::{Finder, Found};
 use serde_json::{Value, json};
 use stages::Stage;
 use std::collections::BTreeMap;
@@ -41,14 +41,6 @@ pub struct WriteOptions {
     pub progress: Progress,
 }
 
-/// How models that are no folders are fetched from the Hub.
-pub struct Fetch<'a> {
-    /// Whole models, or what a plan needs of them.
-    pub want: Want,
-    /// Who is told how far a download is.
-    pub watch: &'a dyn Watch,
-}
-
 impl Merge {
     /// Opens the recipe and its models and plans the merge. No weight is read, but for a small sample
     /// that tells whether the models are related to their base. Models of the Hub are fetched whole,
@@ -67,7 +59,7 @@ impl Merge {
     /// As [`Merge::open`].
     pub fn open_with(recipe: &Path, options: &plan::Options, fetch: Fetch<'_>) -> Result<Self> {
         let recipe = RecipeFile::open(recipe, &options.set)?;
-        let finder = Finder::new(Some(fetch), BTreeMap::new());
+        let finder = Finder::new(recipe.folder(), Some(fetch));
         let mut stages = stages::open(&recipe, options, &finder)?;
         for stage in &mut stages {
             let unrelated = relation::unrelated(stage)?;
@@ -106,14 +98,15 @@ impl Merge {
         text
     }
 
-    /// For people: the tensors of every stage whose names contain `part`, with their parameters.
+    /// For people: the tensors of every stage whose names contain `pattern` (`*` stands for anything),
+    /// with their parameters.
     ///
     /// # Errors
     /// There is none.
-    pub fn tensors_text(&self, part: &str) -> Result<String> {
+    pub fn tensors_text(&self, pattern: &str) -> Result<String> {
         let mut text = String::new();
         for (stage, recipe) in self.stages.iter().zip(&self.recipe.stages) {
-            let tensors = stage.plan.tensors_text(part);
+            let tensors = stage.plan.tensors_text(pattern);
             if self.stages.len() > 1 && !tensors.is_empty() {
                 let _ = writeln!(text, "stage {}", recipe.title());
             }
@@ -123,7 +116,7 @@ impl Merge {
             let first = self.plan().jobs.first().map_or("", |job| &job.output.name);
             return Err(Error::input("no output tensor has this in its name")
                 .key("--tensor")
-                .fact("found", part)
+                .fact("found", pattern)
                 .fact("first tensor", first));
         }
         Ok(text)

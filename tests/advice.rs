@@ -102,6 +102,7 @@ models:
     sandbox.write("recipe.yml", recipe);
     let text = sandbox.ok(&["plan", "recipe.yml", "--tensor", "layers.1.mlp.up"]).stdout;
     insta::assert_snapshot!("single_tensors", text);
+    assert_eq!(sandbox.ok(&["plan", "recipe.yml", "--tensor", "s.1*up"]).stdout, text);
     let all = sandbox.ok(&["plan", "recipe.yml", "--tensor", ""]).stdout;
     assert_eq!(all.matches("\n  ties  ").count(), 39);
     let message = sandbox.fails(2, &["plan", "recipe.yml", "--tensor", "layer.1"]);

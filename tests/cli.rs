@@ -129,7 +129,7 @@ fn warnings_go_to_stderr_unless_quiet() {
 }
 
 /// Arguments, exit code, and what stderr says.
-const CODES: [(&[&str], i32, &str); 16] = [
+const CODES: [(&[&str], i32, &str); 17] = [
     (&["--version"], 0, ""),
     (&[], 2, "Usage:"),
     (&["mrege"], 2, "merge"),
@@ -143,7 +143,8 @@ const CODES: [(&[&str], i32, &str); 16] = [
     (&["plan", "quickstart.yml", "--shard-size", "5 parsecs"], 2, "unknown unit"),
     (&["merge", "quickstart.yml", "-o", "x", "--digests", "some"], 2, "full, outputs, none"),
     (&["plan", "nothing.yml"], 2, "nothing.yml"),
-    (&["inspect", "nothing"], 2, "nothing/config.json"),
+    (&["inspect", "nothing"], 2, "a model folder does not exist"),
+    (&["inspect", "models/bas"], 2, "did you mean `models/base`?"),
     (&["methods", "tise"], 2, "did you mean `ties`?"),
     (&["merge", "quickstart.yml", "-o", "no/such/folder"], 2, "no/such/folder"),
 ];

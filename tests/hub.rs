@@ -300,6 +300,21 @@ fn folders_and_paths_never_reach_the_hub() {
 }
 
 #[test]
+fn a_model_is_inspected_by_its_headers() {
+    let (sandbox, hub) = (Sandbox::new(), hub());
+    let inspected = run(&sandbox, &hub, &["inspect", "org/b@v1", "--json"]);
+    assert_eq!(inspected.code, Some(0), "{}", inspected.stderr);
+    let inspected: Value = serde_json::from_str(&inspected.stdout).unwrap();
+    assert_eq!(inspected["commit"], COMMIT);
+    assert!(inspected["parameters"].as_u64().unwrap() > 0);
+    assert!(inspected["digest"].is_null());
+    // Digests need the weights.
+    let whole = run(&sandbox, &hub, &["inspect", "org/b@v1", "--json", "--digests"]);
+    let whole: Value = serde_json::from_str(&whole.stdout).unwrap();
+    assert_eq!(whole["digest"].as_str().map(str::len), Some(64));
+}
+
+#[test]
 fn offline_and_not_cached_is_said() {
     let (sandbox, hub) = (Sandbox::new(), hub());
     sandbox.write("recipe.yml", RECIPE);

@@ -9,12 +9,7 @@
 mod support;
 
 use std::fmt::Write;
-use support::Sandbox;
-
-/// A recipe of the corpus: its name and what follows.
-fn corpus(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.split("=== ").skip(1).map(|entry| entry.split_once('\n').unwrap())
-}
+use support::{Sandbox, corpus};
 
 #[test]
 fn good_recipes_plan() {
@@ -55,6 +50,62 @@ fn wrong_modules() {
     insta::assert_snapshot!("modules", messages(include_str!("data/recipes/modules.txt")));
 }
 
+#[test]
+fn recipes_of_other_programs_and_methods() {
+    insta::assert_snapshot!("foreign", messages(include_str!("data/recipes/foreign.txt")));
+}
+
+/// Every construct of the recipes in mergekit's examples and documents, in recipes of our own. Their
+/// models are nowhere: `cognate check` needs none.
+#[test]
+fn what_mergekit_writes_is_well_formed() {
+    let sandbox = Sandbox::new();
+    let mut all = String::new();
+    for (name, recipe) in corpus(include_str!("data/recipes/mergekit.txt")) {
+        sandbox.write("recipe.yml", recipe);
+        let run = sandbox.run(&["check", "recipe.yml"]);
+        assert_eq!(run.code, Some(0), "{name}\n{}", run.stderr);
+        writeln!(all, "## {name}\n{}{}", run.stderr, run.stdout).unwrap();
+    }
+    insta::assert_snapshot!("mergekit", all);
+}
+
+#[test]
+fn a_check_prints_json() {
+    let sandbox = Sandbox::new();
+    let recipe = "include: a.yml\nmodels: [{model: org/a, parameters: {t: 1}}]\n";
+    sandbox.write("recipe.yml", recipe);
+    sandbox.write("a.yml", "merge_method: linear\nparameters: {weight: 1}\n");
+    let run = sandbox.ok(&["check", "recipe.yml", "--json", "--set", "merge_method=ties"]);
+    insta::assert_snapshot!("check_json", run.stdout);
+}
+
+/// Anchors, aliases and merge keys mean what they mean to PyYAML, and the text is kept with them.
+#[test]
+fn comments_and_anchors_are_recorded() {
+    let sandbox = Sandbox::with_trained_models();
+    let recipe = "\
+# A merge of two,   spaced   oddly.
+merge_method: linear\t# by hand
+models:
+  - model: &a models/base    # the base
+    parameters: &half {weight: 0.5}
+  - model: models/ft-code
+    parameters: {<<: *half, weight: 2}
+  - {model: models/ft-math, parameters: *half}
+tokenizer_source: *a
+
+# The end.
+";
+    sandbox.merge(recipe, "out", &[]);
+    let lineage = sandbox.read_json("out/lineage.json");
+    assert_eq!(lineage["recipe"]["text"], recipe);
+    let weights = &lineage["output"]["tensors"][0]["parameters"]["inputs"];
+    assert_eq!(*weights, serde_json::json!([{"weight": 0.5}, {"weight": 2.0}, {"weight": 0.5}]));
+    let card = String::from_utf8(sandbox.read("out/README.md")).unwrap();
+    assert!(card.contains(recipe.trim_end()), "{card}");
+}
+
 /// Recipes that are refused before they are read as YAML.
 #[test]
 fn not_a_recipe_at_all() {
@@ -71,6 +122,21 @@ fn not_a_recipe_at_all() {
         writeln!(all, "## {file}\n{message}").unwrap();
     }
     insta::assert_snapshot!("not_a_recipe", all);
+}
+
+/// The corpus as a whole: every file of it is read by a test.
+#[test]
+fn the_corpus_is_large_and_read() {
+    let tests = [include_str!("recipes.rs"), include_str!("bad_input.rs")];
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/recipes");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(tests.iter().any(|test| test.contains(&format!("recipes/{name}\""))), "{name}");
+        count += corpus(&std::fs::read_to_string(&path).unwrap()).count();
+    }
+    assert!(count >= 60, "{count} recipes");
 }
 
 /// Plans every bad recipe; checks and collects the messages.

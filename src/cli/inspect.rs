@@ -2,18 +2,19 @@
 
 use super::{print, print_json};
 use clap::Args as ClapArgs;
-use cognate::Result;
-use cognate::engine::{Digest, Digests, hex, model_digest};
-use cognate::model::{Checkpoint, Source};
+use cognate::engine::{Digest, Digests, Progress, hex, model_digest};
+use cognate::model::hub::Want;
+use cognate::model::{Checkpoint, Finder, Source};
+use cognate::{Fetch, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::Path;
 
 #[derive(ClapArgs)]
 pub(crate) struct Args {
-    /// The model folder
-    model: PathBuf,
+    /// The model: a folder, a GGUF file, a name on the Hub; `+ADAPTER` for one with a LoRA adapter
+    model: String,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -30,25 +31,29 @@ struct Report<'a> {
     model: &'a Checkpoint,
     /// Digests by tensor; empty unless asked for.
     digests: BTreeMap<&'a str, Digest>,
+    /// Elements of the tensors a merge sees.
     parameters: u64,
+    /// Bytes of the tensors the files store.
     bytes: u64,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let reference = self.model.display().to_string();
-        let models = [Checkpoint::open(&reference, &self.model)?];
+        // Only digests need weights.
+        let want = if self.digests { Want::Everything } else { Want::Headers };
+        let fetch = Fetch { want, watch: &Progress::stderr() };
+        let models = [Finder::new(Path::new(""), Some(fetch)).open(&self.model)?];
         let cache = super::cache_folder();
         let digests = Digests::new(&models, cache.as_deref().filter(|_| self.digests));
         if self.digests {
             digests.complete(&models)?;
         }
-        let specs = || models[0].stored().values().map(Source::spec);
+        let stored = models[0].stored().values().map(Source::spec);
         let report = Report {
             model: &models[0],
             digests: digests.of_model(0),
-            parameters: specs().map(|spec| spec.elements() as u64).sum(),
-            bytes: specs().map(|spec| spec.bytes() as u64).sum(),
+            parameters: models[0].tensors().map(|(_, t)| t.spec().elements() as u64).sum(),
+            bytes: stored.map(|spec| spec.bytes() as u64).sum(),
         };
         if self.json {
             return print_json(&report.json());
@@ -73,6 +78,12 @@ impl Report<'_> {
     fn write(&self, text: &mut String, tensors: bool) -> std::fmt::Result {
         let model = self.model;
         writeln!(text, "model         {}", model.reference)?;
+        if let Some(hub) = &model.hub {
+            writeln!(text, "commit        {}", hub.commit)?;
+        }
+        if let Some(scheme) = model.quantisation() {
+            writeln!(text, "quantised     {scheme}")?;
+        }
         writeln!(text, "architecture  {}", model.config.architecture().unwrap_or("unknown"))?;
         match model.stacks.single() {
             Ok((stack, count)) => writeln!(text, "layers        {count} ({stack})")?,
@@ -124,6 +135,8 @@ impl Report<'_> {
         let tensors: Map<String, Value> = tensors.collect();
         json!({
             "model": model.reference,
+            "commit": model.hub.as_ref().map(|hub| &hub.commit),
+            "quantisation": model.quantisation(),
             "architecture": model.config.architecture(),
             "model_type": model.config.model_type(),
             "layers": model.stacks.single().ok().map(|(_, count)| count),

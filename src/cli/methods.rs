@@ -21,11 +21,8 @@ impl Args {
         let methods: Vec<&Method> = match &self.name {
             None => METHODS.iter().collect(),
             Some(name) => vec![Method::named(name).ok_or_else(|| {
-                let error = Error::input(format!("unknown merge method `{name}`"));
-                match Method::nearest(name) {
-                    Some(near) => error.hint(format!("did you mean `{near}`?")),
-                    None => error.hint("`cognate methods` lists them"),
-                }
+                let (message, hint) = Method::unknown(name);
+                Error::input(message).hint(hint)
             })?],
         };
         if self.json {

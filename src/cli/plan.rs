@@ -13,8 +13,8 @@ pub(crate) struct Args {
     recipe: PathBuf,
     #[command(flatten)]
     plan: PlanArgs,
-    /// Print the tensors whose names contain this, with their parameters as resolved
-    #[arg(long, value_name = "PART", conflicts_with = "json")]
+    /// Print the tensors whose names contain this (`*` is anything), with parameters as resolved
+    #[arg(long, value_name = "PATTERN", conflicts_with = "json")]
     tensor: Option<String>,
     /// Print the whole plan as JSON
     #[arg(long)]
@@ -25,8 +25,8 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let fetch = Fetch { want: Want::Headers, watch: &Progress::stderr() };
         let merge = Merge::open_with(&self.recipe, &self.plan.options(), fetch)?;
-        if let Some(part) = &self.tensor {
-            return print(&merge.tensors_text(part)?);
+        if let Some(pattern) = &self.tensor {
+            return print(&merge.tensors_text(pattern)?);
         }
         if self.json { print_json(&merge.json()) } else { print(&merge.text()) }
     }

@@ -1,4 +1,5 @@
-//! The evaluator: tasks as data, prompts, requests to a model, metrics, and how models compare.
+//! The evaluator: tasks as data, prompts, requests to a model, metrics, how models compare, and the
+//! [`decoder`] that computes them.
 //!
 //! A task file becomes a [`task::Task`], its dataset [`items::Items`], those requests to a
 //! [`LanguageModel`], whose answers become [`results::TaskResult`]s ([`run`] does all of it for a
@@ -8,13 +9,14 @@
 pub mod chat;
 pub mod compare;
 pub mod dataset;
+pub mod decoder;
 pub mod encode;
 mod examples;
 pub mod filter;
 pub mod gate;
 pub mod items;
 pub mod metric;
-mod model;
+pub mod model;
 pub mod pattern;
 pub mod probe;
 pub mod prompt;

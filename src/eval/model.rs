@@ -1,4 +1,4 @@
-//! What an evaluation asks of a model: scores of given tokens, and new tokens.
+//! What the evaluator asks of a model, in ids of tokens.
 
 use crate::error::Result;
 
@@ -7,16 +7,18 @@ pub trait LanguageModel {
     /// For each request, the log-likelihood in nats of `continuation` after `context`
     /// (context is never empty) and whether greedy decoding would have produced it.
     ///
-    /// `progress` is told how many requests are done.
+    /// `progress` is called now and then with how much of the work is done, counted in requests.
     ///
     /// # Errors
-    /// Reading the weights fails, an id has no row, a logit that is needed is not finite.
+    /// A request does not fit the model, or its logits are not finite numbers.
     fn score(&self, requests: &[ScoreRequest], progress: &dyn Fn(usize)) -> Result<Vec<Score>>;
 
     /// Continues each prompt greedily (or sampling with the request's settings).
     ///
+    /// `progress` is called now and then with how many requests are done.
+    ///
     /// # Errors
-    /// As for [`LanguageModel::score`].
+    /// As [`LanguageModel::score`].
     fn generate(
         &self,
         requests: &[GenerateRequest],
@@ -30,59 +32,59 @@ pub trait LanguageModel {
     fn vocabulary(&self) -> usize;
 }
 
-/// Tokens to score after others.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A text to score, in token ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ScoreRequest {
-    /// What the model reads first; never empty.
+    /// What stands before; never empty.
     pub context: Vec<u32>,
     /// What is scored.
     pub continuation: Vec<u32>,
 }
 
-/// The answer to a [`ScoreRequest`].
-#[derive(Clone, Debug, PartialEq)]
+/// What a [`ScoreRequest`] gives.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Score {
-    /// Sum over the continuation, in nats.
+    /// The sum over the tokens, in nats.
     pub log_likelihood: f64,
-    /// Per continuation token, in nats.
+    /// The log-likelihood of each token of the continuation, in nats.
     pub tokens: Vec<f32>,
-    /// Whether each token of the continuation is the likeliest at its place.
+    /// Whether each token is the likeliest one at its place.
     pub greedy: bool,
 }
 
-/// Says from the new ids so far whether a continuation ends here.
+/// Given the new ids so far, whether to stop.
 pub type Until = Box<dyn Fn(&[u32]) -> bool + Send + Sync>;
 
-/// A prompt to continue.
+/// A prompt to continue, in token ids.
 pub struct GenerateRequest {
-    /// What the model reads first; never empty.
+    /// What is continued; never empty.
     pub prompt: Vec<u32>,
-    /// New tokens at most.
+    /// Tokens generated at most.
     pub max_new_tokens: usize,
-    /// Token ids that end the continuation.
+    /// Token ids that end it; the one that does is not part of the generation.
     pub stop: Vec<u32>,
-    /// Ends the continuation, given the new ids so far.
+    /// Asked after each token.
     pub until: Option<Until>,
-    /// How to draw tokens; the likeliest token each time where there is none.
+    /// How to draw tokens; none for the likeliest token always.
     pub sample: Option<Sampling>,
 }
 
 /// How tokens are drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits; above 0.
+    /// What logits are divided by; above 0.
     pub temperature: f64,
-    /// Draw among so many likeliest tokens only.
+    /// Draws among this many likeliest tokens only.
     pub top_k: Option<usize>,
-    /// Draw among the likeliest tokens whose probabilities reach this sum.
+    /// Draws among the likeliest tokens whose probabilities first add up to this.
     pub top_p: Option<f64>,
-    /// Seed of the draws.
+    /// Two requests with the same prompt and seed are continued alike.
     pub seed: u64,
 }
 
-/// The answer to a [`GenerateRequest`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a [`GenerateRequest`] gives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Generation {
-    /// The new tokens, the one that ended them included where the model gave it.
+    /// The new token ids.
     pub tokens: Vec<u32>,
 }

@@ -1,6 +1,7 @@
 //! Picks the instruction set. The only place with target-feature `unsafe`.
 #![allow(unsafe_code)]
 
+use super::neural::{self, Activation};
 use super::random::Stream;
 use super::{combine, convert, elect, low_rank, magnitude, reduce, sparsify};
 use crate::model::Float;
@@ -173,4 +174,33 @@ kernels! {
     /// `out = base + lambda · Σ agreeing / divisor`, where the divisor is the sum of the agreeing
     /// weights (1 where that is 0) or, without `weights`, 1.
     fn elect(deltas: &[Vec<f32>], base: &[f32], weights: Option<&[f32]>, lambda: f32, out: &mut [f32]) = elect::elect;
+    /// Applies an activation function to each element.
+    fn activate(activation: Activation, x: &mut [f32]) = neural::activate;
+    /// `x = σ(x)`.
+    fn sigmoid(x: &mut [f32]) = neural::sigmoid;
+    /// `x = ln(1 + e^x)`.
+    fn softplus(x: &mut [f32]) = neural::softplus;
+    /// `x = cap · tanh(x / cap)`.
+    fn soft_cap(cap: f32, x: &mut [f32]) = neural::soft_cap;
+    /// `x *= by`, element by element.
+    fn times(by: &[f32], x: &mut [f32]) = neural::times;
+    /// `x += other`, element by element.
+    fn plus(other: &[f32], x: &mut [f32]) = neural::plus;
+    /// `Σ a·b` in f32: 16 lanes by position, folded in f64.
+    fn dot(a: &[f32], b: &[f32]) -> f32 = neural::dot;
+    /// `x · weight / √(mean(x²) + eps)`; sums in 16 lanes of f32, folded in f64.
+    fn rms_norm(eps: f64, weight: &[f32], x: &mut [f32]) = neural::rms_norm;
+    /// `(x - mean(x)) · weight / √(variance(x) + eps)`; sums as in [`Kernels::rms_norm`].
+    fn layer_norm(eps: f64, weight: &[f32], x: &mut [f32]) = neural::layer_norm;
+    /// `x = e^x / Σ e^x`; the sum as in [`Kernels::rms_norm`].
+    fn softmax(x: &mut [f32]) = neural::softmax;
+    /// The maximum, and `Σ e^(x - maximum)`; the sum as in [`Kernels::rms_norm`].
+    fn max_and_exp_sum(x: &[f32]) -> (f32, f64) = neural::max_and_exp_sum;
+    /// Whether every element is a finite number.
+    fn all_finite(x: &[f32]) -> bool = neural::all_finite;
+    /// Rotates the pairs (`first[i]`, `second[i]`) by angles given by cosine and sine.
+    fn rotate(cos: &[f32], sin: &[f32], first: &mut [f32], second: &mut [f32]) = neural::rotate;
+    /// One step of a diagonal state space: `state = e^(step·decay) · state + step·input·x`; returns
+    /// `Σ state · output`, in f32 in the order of the elements.
+    fn scan(decay: &[f32], input: &[f32], step: f32, x: f32, output: &[f32], state: &mut [f32]) -> f32 = neural::scan;
 }

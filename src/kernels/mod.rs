@@ -10,11 +10,13 @@ mod dispatch;
 mod elect;
 mod low_rank;
 mod magnitude;
+mod neural;
 mod random;
 mod reduce;
 mod sparsify;
 
 pub use dispatch::{Isa, Kernels};
+pub use neural::Activation;
 pub use random::Stream;
 
 /// Lanes of a reduction: element `i` of a slice goes to lane `i % LANES`.

@@ -63,10 +63,23 @@ fn write_body(
         plan.seed
     )?;
     writeln!(text, "## Recipe\n")?;
-    // A fence longer than any run of backticks in the recipe.
-    let longest = file.text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    fenced(text, "yaml", &file.text)?;
+    if !file.overrides.is_empty() {
+        writeln!(text, "\nWith these keys replaced:\n")?;
+        fenced(text, "text", &file.overrides.join("\n"))?;
+    }
+    for included in &file.includes {
+        writeln!(text, "\nIncluded file {}:\n", serde_json::Value::from(&*included.path))?;
+        fenced(text, "yaml", &included.text)?;
+    }
+    Ok(())
+}
+
+/// A code block, whose fence is longer than any run of backticks in it.
+fn fenced(text: &mut String, language: &str, code: &str) -> std::fmt::Result {
+    let longest = code.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
-    writeln!(text, "{fence}yaml\n{}\n{fence}", file.text.trim_end())
+    writeln!(text, "{fence}{language}\n{}\n{fence}", code.trim_end())
 }
 
 /// The name of a model's folder.

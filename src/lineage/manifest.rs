@@ -3,11 +3,13 @@
 //! Nothing in it depends on the time, the machine or the folder, so that the same merge gives the
 //! same file.
 
-use crate::engine::{NUMERICS, Outcome, hex, model_digest};
-use crate::model::{Checkpoint, Source};
+use crate::engine::{Digest, NUMERICS, Outcome, hex, model_digest};
+use crate::model::hub::Resolved;
+use crate::model::{Checkpoint, Source, TensorSpec};
 use crate::plan::Plan;
 use crate::recipe::{Recipe, RecipeFile};
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
 /// Name and version of the manifest's schema.
 pub const SCHEMA: &str = "cognate/lineage/1";
@@ -63,6 +65,11 @@ pub fn manifest(
             })).collect::<Vec<_>>(),
         },
     });
+    if !file.includes.is_empty() {
+        let includes = file.includes.iter();
+        let includes = includes.map(|file| json!({"path": file.path, "text": file.text}));
+        manifest["recipe"]["includes"] = includes.collect();
+    }
     if !file.overrides.is_empty() {
         manifest["recipe"]["overrides"] = file.overrides.clone().into();
     }
@@ -79,9 +86,15 @@ fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) ->
     let checkpoint = &models[index];
     let digests = &outcome.inputs[index];
     let known = digests.len() == checkpoint.stored().len();
+    // An adapter's config decides on the weights as much as its tensors do.
+    let configs: Vec<(TensorSpec, Digest)> = checkpoint
+        .adapters()
+        .iter()
+        .map(|adapter| (adapter.config_spec(), Sha256::digest(&adapter.config).into()))
+        .collect();
     let pairs = checkpoint.stored().iter();
-    let model =
-        model_digest(pairs.filter_map(|(name, tensor)| Some((tensor.spec(), digests.get(name)?))));
+    let pairs = pairs.filter_map(|(name, tensor)| Some((tensor.spec(), digests.get(name)?)));
+    let model = model_digest(pairs.chain(configs.iter().map(|(spec, digest)| (spec, digest))));
     let tensors: Map<String, Value> = checkpoint
         .stored()
         .iter()
@@ -95,22 +108,47 @@ fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) ->
             (name.clone(), entry)
         })
         .collect();
-    let mut entry = json!({
-        "model": checkpoint.reference,
+    let mut entry = origin(checkpoint);
+    let described = json!({
         "digest": known.then(|| hex(&model)),
         "architecture": checkpoint.config.architecture(),
         "tensors": tensors,
         "made_of": plan.models[index].made_of,
         "dropped": plan.models[index].dropped,
     });
-    if let Some(hub) = &checkpoint.hub {
-        entry["repo"] = hub.reference.repo.clone().into();
-        entry["revision"] = hub.commit.clone().into();
-        let large = hub
-            .files
-            .iter()
-            .filter_map(|file| Some((file.path.clone(), file.sha256.clone()?.into())));
-        entry["files"] = Value::Object(large.collect());
+    if let (Some(entry), Value::Object(described)) = (entry.as_object_mut(), described) {
+        entry.extend(described);
     }
     entry
+}
+
+/// What an input is: the model as the recipe names it, its commit on the Hub, its adapters.
+pub(crate) fn origin(checkpoint: &Checkpoint) -> Value {
+    let mut entry = json!({"model": checkpoint.reference});
+    record_hub(&mut entry, checkpoint.hub.as_deref());
+    let adapters = checkpoint.adapters().iter().map(|adapter| {
+        let mut entry = json!({
+            "adapter": adapter.reference,
+            "prefix": adapter.prefix,
+            "config_sha256": hex(&Sha256::digest(&adapter.config).into()),
+            "settings": adapter.settings(),
+        });
+        record_hub(&mut entry, adapter.hub.as_deref());
+        entry
+    });
+    let adapters: Vec<Value> = adapters.collect();
+    if !adapters.is_empty() {
+        entry["adapters"] = adapters.into();
+    }
+    entry
+}
+
+/// Where on the Hub something comes from, and the SHA-256 of its large files.
+fn record_hub(entry: &mut Value, hub: Option<&Resolved>) {
+    let Some(hub) = hub else { return };
+    entry["repo"] = hub.reference.repo.clone().into();
+    entry["revision"] = hub.commit.clone().into();
+    let large =
+        hub.files.iter().filter_map(|file| Some((file.path.clone(), file.sha256.clone()?.into())));
+    entry["files"] = Value::Object(large.collect());
 }

@@ -1,14 +1,8 @@
-//! Folders of a merge: where a model reference leads, where the output may go, room on the disk.
+//! Folders of a merge: where the output may go, and whether there is room on the disk.
 
-use super::Fetch;
 use crate::error::{Error, Result};
-use crate::model::hub::{self, HubReference, Resolved};
-use crate::model::{Checkpoint, is_gguf};
-use crate::recipe::{Located, Recipe};
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use crate::model::Checkpoint;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// An output must not touch an input: neither be one, nor hold one, nor lie in one.
 pub(super) fn check_target(target: &Path, models: &[Checkpoint]) -> Result<()> {
@@ -66,83 +60,4 @@ fn resolve(target: &Path) -> Option<PathBuf> {
     let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = std::fs::canonicalize(parent.unwrap_or(Path::new("."))).ok()?;
     Some(parent.join(target.file_name()?))
-}
-
-/// What a model reference leads to.
-#[derive(Clone)]
-pub(super) struct Found {
-    pub(super) folder: PathBuf,
-    /// Where on the Hub it comes from; the folder may go away with it.
-    pub(super) hub: Option<Arc<Resolved>>,
-}
-
-/// Finds models, each once.
-pub(super) struct Finder<'a> {
-    fetch: Option<Fetch<'a>>,
-    found: RefCell<BTreeMap<String, Found>>,
-}
-
-impl<'a> Finder<'a> {
-    /// With what is known already; without `fetch`, nothing is looked for on the Hub.
-    pub(super) fn new(fetch: Option<Fetch<'a>>, found: BTreeMap<String, Found>) -> Self {
-        Self { fetch, found: RefCell::new(found) }
-    }
-
-    /// What has been found, by reference.
-    pub(super) fn found(self) -> BTreeMap<String, Found> {
-        self.found.into_inner()
-    }
-
-    /// The model of a reference: a folder, relative to the recipe's folder, then to the working
-    /// directory; or else a model of the Hub.
-    pub(super) fn find(&self, recipe: &Recipe, reference: &Located<String>) -> Result<Found> {
-        if let Some(found) = self.found.borrow().get(&reference.value) {
-            return Ok(found.clone());
-        }
-        let found = match local(recipe, reference) {
-            Some(folder) => Found { folder, hub: None },
-            None => self.fetched(recipe, reference)?,
-        };
-        self.found.borrow_mut().insert(reference.value.clone(), found.clone());
-        Ok(found)
-    }
-
-    fn fetched(&self, recipe: &Recipe, reference: &Located<String>) -> Result<Found> {
-        let tried = places(recipe, reference);
-        let is_file = tried.iter().any(|path| path.is_file());
-        let mut places = tried.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
-        places.dedup();
-        if let Some(fetch) = &self.fetch
-            && let Some(name) = HubReference::parse(&reference.value).filter(|_| !is_file)
-        {
-            let resolved = hub::Settings::from_env()
-                .and_then(|settings| hub::resolve(&name, fetch.want, &settings, fetch.watch));
-            let resolved = resolved.map_err(|e| {
-                let place = recipe.error(reference, "");
-                e.fact("folder", format!("{} (not there)", places.join(", ")))
-                    .fact("recipe", place.get("file").unwrap_or_default())
-            })?;
-            return Ok(Found { folder: resolved.folder.clone(), hub: Some(Arc::new(resolved)) });
-        }
-        let error = recipe
-            .error(reference, "a model folder does not exist")
-            .fact("model", &reference.value)
-            .fact("tried", places.join(", "));
-        Err(if is_file {
-            error.hint("a model is a folder with config.json and weights, or a GGUF file")
-        } else {
-            error.hint("paths are relative to the recipe's folder, then to the working directory")
-        })
-    }
-}
-
-/// Where a folder is looked for.
-fn places(recipe: &Recipe, reference: &Located<String>) -> [PathBuf; 2] {
-    let beside = recipe.file.parent().unwrap_or(Path::new("")).join(&reference.value);
-    [beside, PathBuf::from(&reference.value)]
-}
-
-/// The folder or the GGUF file of a model reference, if there is one.
-pub(super) fn local(recipe: &Recipe, reference: &Located<String>) -> Option<PathBuf> {
-    places(recipe, reference).into_iter().find(|path| path.is_dir() || is_gguf(path))
 }

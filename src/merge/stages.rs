@@ -4,7 +4,6 @@
 //! several times over: then it is written to a folder beside the output (*staged*), which goes away
 //! at the end. Both give the same bytes.
 
-use super::folders::{Finder, local};
 use super::step::Step;
 use super::{Merge, WriteOptions};
 use crate::engine::{DigestMode, Digests, NanPolicy, Outcome, PlannedTensor, sibling};
@@ -12,9 +11,9 @@ use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use crate::lineage;
 use crate::methods::Reads;
-use crate::model::{Checkpoint, Config, Source};
+use crate::model::{Checkpoint, Config, Finder, Source};
 use crate::plan::{self, Plan, Vocabulary};
-use crate::recipe::{Located, Recipe, RecipeFile, stage_part};
+use crate::recipe::{Recipe, RecipeFile, stage_part};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -72,7 +71,7 @@ pub(super) fn open(
         let mut files = None;
         // What stages are computed of is read along with them.
         for stage in stages.iter().filter(|stage| stage.keep == Keep::Streamed) {
-            if models.iter().any(|model| model.reference == stage.name) {
+            if models.iter().any(|model| stage_part(&model.reference) == stage.name) {
                 plan.totals.read += stage.plan.totals.read;
             }
         }
@@ -99,11 +98,12 @@ fn models(
     let mut models: Vec<Checkpoint> = Vec::new();
     let mut folders: Vec<(PathBuf, String)> = Vec::new();
     for reference in recipe.references() {
-        let (name, adapters) = parts(recipe, reference)?;
-        let mut model = if let Some(stage) = planned.get(name.value.as_str()) {
+        let at = |e: Error| reference.at(e).key(recipe.key_of(reference));
+        let (name, adapters) = finder.parts(&reference.value).map_err(at)?;
+        let mut model = if let Some(stage) = planned.get(name) {
             stage.clone()
         } else {
-            let found = finder.find(recipe, &name)?;
+            let found = finder.find(name).map_err(at)?;
             // The same commit may stand in two temporary folders.
             let real = match &found.hub {
                 Some(hub) => PathBuf::from(format!("{}@{}", hub.reference.repo, hub.commit)),
@@ -120,40 +120,18 @@ fn models(
             if plain {
                 folders.push((real, reference.value.clone()));
             }
-            match found.hub {
-                Some(resolved) => Checkpoint::open_resolved(&reference.value, resolved)?,
-                None => Checkpoint::open(&reference.value, &found.folder)?,
-            }
+            found.open(&reference.value)?
         };
-        for adapter in adapters {
-            let folder = finder.find(recipe, &adapter)?.folder;
-            model = model.with_adapter(&adapter.value, &folder)?;
-        }
+        model = finder.with_adapters(model, &adapters).map_err(|e| match e.hint_text() {
+            None => at(e).hint(
+                "an adapter fits the model that it was trained on: name that one before the `+`",
+            ),
+            Some(_) => at(e),
+        })?;
         model.reference.clone_from(&reference.value);
         models.push(model);
     }
     Ok(models)
-}
-
-/// A reference taken apart: the model, and the adapters on top of it (`model+adapter`). A folder
-/// whose own name holds a `+` is a model by itself.
-fn parts(
-    recipe: &Recipe,
-    reference: &Located<String>,
-) -> Result<(Located<String>, Vec<Located<String>>)> {
-    if !reference.value.contains('+') || local(recipe, reference).is_some() {
-        return Ok((reference.clone(), Vec::new()));
-    }
-    let mut parts = reference.value.split('+').map(|part| reference.map(part.trim().to_string()));
-    let model = parts.next().unwrap_or_else(|| reference.clone());
-    let adapters: Vec<Located<String>> = parts.collect();
-    if adapters.iter().chain([&model]).any(|part| part.value.is_empty()) {
-        return Err(recipe
-            .error(reference, "a part of a model reference is empty")
-            .fact("model", &reference.value)
-            .hint("write MODEL+ADAPTER"));
-    }
-    Ok((model, adapters))
 }
 
 /// The outputs of a plan as sources over the checkpoints it reads.
@@ -222,7 +200,9 @@ fn in_one_vocabulary(
     Vocabulary::resolve(recipe, opened, donor, |reference| {
         match planned.get(reference.value.as_str()) {
             Some(stage) => Ok(stage.folder.clone()),
-            None => finder.find(recipe, reference).map(|found| found.folder),
+            None => {
+                finder.find(&reference.value).map(|found| found.folder).map_err(|e| reference.at(e))
+            }
         }
     })
 }
@@ -234,8 +214,7 @@ fn keep(file: &RecipeFile, index: usize, plan: &Plan) -> Keep {
         return Keep::Output;
     }
     if let Some(save) = &recipe.save {
-        let beside = file.file.parent().unwrap_or(Path::new(""));
-        return Keep::Saved(beside.join(&save.value));
+        return Keep::Saved(file.folder().join(&save.value));
     }
     let name = recipe.name.as_ref().map_or("", |name| &name.value);
     let uses = |user: &&Recipe| {
@@ -275,7 +254,7 @@ impl Merge {
             return Err(Error::internal("a merge was opened without its weights")
                 .fact("model", &model.reference));
         }
-        let finder = Finder::new(None, self.found.clone());
+        let finder = Finder::new(self.recipe.folder(), None).knowing(self.found.clone());
         let nan = if options.allow_nan { NanPolicy::Keep } else { NanPolicy::Refuse };
         let mut ready: BTreeMap<&str, Checkpoint> = BTreeMap::new();
         let mut before: Vec<Value> = Vec::new();

@@ -8,7 +8,7 @@ use crate::kernels::Kernels;
 use crate::lineage;
 use crate::model::Checkpoint;
 use crate::plan::{self, Plan};
-use crate::recipe::{Recipe, RecipeFile};
+use crate::recipe::{Recipe, RecipeFile, stage_part};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -79,7 +79,7 @@ impl Step<'_> {
     /// The stages before that this one uses, or that those use.
     fn used(&self) -> Vec<&Value> {
         let mut names: BTreeSet<&str> =
-            self.plan.models.iter().map(|model| model.reference.as_str()).collect();
+            self.plan.models.iter().map(|model| stage_part(&model.reference)).collect();
         let mut used = Vec::new();
         for stage in self.before.iter().rev() {
             if stage["name"].as_str().is_some_and(|name| names.contains(name)) {
@@ -95,14 +95,9 @@ impl Step<'_> {
     fn ancestors(&self, used: &[&Value]) -> Vec<String> {
         let stages: Vec<&str> = used.iter().filter_map(|stage| stage["name"].as_str()).collect();
         let before = used.iter().flat_map(|stage| stage["inputs"].as_array().into_iter().flatten());
-        let before =
-            before.filter_map(|input| Some((input["model"].as_str()?, input["repo"].as_str())));
-        let own = self.models.iter().map(|model| {
-            let repo = model.hub.as_ref().map(|hub| hub.reference.repo.as_str());
-            (model.reference.as_str(), repo)
-        });
+        let own: Vec<Value> = self.models.iter().map(lineage::origin).collect();
         let mut all: Vec<String> = Vec::new();
-        for (reference, repo) in before.chain(own) {
+        for (reference, repo) in before.chain(&own).flat_map(origins) {
             let name = repo.unwrap_or_else(|| lineage::short_name(reference));
             if !stages.contains(&reference) && !all.iter().any(|other| other == name) {
                 all.push(name.to_string());
@@ -130,6 +125,10 @@ impl Step<'_> {
             hasher.update(format!("\nadapter {}\n", adapter.config.len()));
             hasher.update(&adapter.config);
         }
+        for file in &self.file.includes {
+            let (path, bytes) = (&file.path, file.text.len());
+            hasher.update(format!("\nincluded {path} {bytes}\n{}", file.text));
+        }
         hasher.update(self.streamed);
         hex(&hasher.finalize().into())
     }
@@ -138,5 +137,15 @@ impl Step<'_> {
 /// The references of a recorded stage's inputs.
 fn inputs(stage: &Value) -> impl Iterator<Item = &str> {
     let inputs = stage["inputs"].as_array().into_iter().flatten();
-    inputs.filter_map(|input| input["model"].as_str())
+    inputs.filter_map(|input| input["model"].as_str()).map(stage_part)
+}
+
+/// The model and the adapters of a recorded input: each one's reference, and its name on the Hub.
+fn origins(input: &Value) -> Vec<(&str, Option<&str>)> {
+    let model = input["model"].as_str().unwrap_or_default();
+    let adapters = input["adapters"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // A `+` in a reference without adapters is one of a folder's name.
+    let model = if adapters.is_empty() { model } else { stage_part(model) };
+    let of = adapters.iter().filter_map(|a| Some((a["adapter"].as_str()?, a["repo"].as_str())));
+    std::iter::once((model, input["repo"].as_str())).chain(of).collect()
 }

@@ -128,6 +128,24 @@ pub static METHODS: [Method; 7] = [
     passthrough::METHOD,
 ];
 
+/// The methods that mergekit 0.1.5 has and this table has not yet, so that its recipes are told from
+/// misspelt ones.
+static OF_MERGEKIT: [&str; 13] = [
+    "arcee_fusion",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "della",
+    "della_linear",
+    "karcher",
+    "model_stock",
+    "multislerp",
+    "nearswap",
+    "nuslerp",
+    "ram",
+    "ramplus_tl",
+    "sce",
+];
+
 /// What the planner uses for tensors that no arithmetic may touch; not for recipes.
 pub static COPY: Method = copy::METHOD;
 
@@ -137,9 +155,19 @@ impl Method {
         METHODS.iter().find(|method| method.name == name)
     }
 
-    /// The method whose name is nearest to `name`.
-    pub fn nearest(name: &str) -> Option<&'static str> {
-        nearest(name, METHODS.iter().map(|method| method.name))
+    /// What is to be said of a name that no method has: a message and a hint.
+    pub fn unknown(name: &str) -> (String, String) {
+        if OF_MERGEKIT.contains(&name) {
+            return (
+                format!("the method `{name}` is one of mergekit that cognate does not have yet"),
+                "`cognate methods` lists those it has".to_string(),
+            );
+        }
+        let hint = match nearest(name, METHODS.iter().map(|method| method.name)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "`cognate methods` lists them".to_string(),
+        };
+        (format!("unknown merge method `{name}`"), hint)
     }
 
     /// The parameter called `name`.

@@ -241,6 +241,14 @@ fn assert_close(case: &Case, found: &[f32], inputs: &[Memory]) {
 }
 
 #[test]
+fn what_is_missing_of_mergekit_is_not_here() {
+    let here = OF_MERGEKIT.iter().find(|name| Method::named(name).is_some());
+    assert_eq!(here, None, "take it from the list of what is missing");
+    assert!(Method::unknown("della").0.contains("mergekit"));
+    assert_eq!(Method::unknown("tise").1, "did you mean `ties`?");
+}
+
+#[test]
 fn every_method_has_a_case() {
     for method in &METHODS {
         assert!(cases().iter().any(|case| case.method == method.name), "{}", method.name);

@@ -11,7 +11,7 @@ use super::source::Source;
 use super::tied::tied_to;
 use super::weights;
 use crate::error::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,22 +114,35 @@ impl Checkpoint {
 
     /// The same checkpoint with a LoRA adapter (a PEFT folder) applied while its tensors are read; on
     /// top of those applied before. The adapter's file joins the shards, its tensors the stored ones
-    /// as `reference:NAME`. No weight is read.
+    /// as `adapter 1:NAME`, by the adapter's place. Stored tensors that it replaces become unused.
+    /// No weight is read.
     ///
     /// # Errors
     /// The folder is no adapter, the adapter is of a kind that is not supported, or any tensor of it
     /// does not fit the model; the error names the first.
     pub fn with_adapter(mut self, reference: &str, folder: &Path) -> Result<Self> {
-        let adapter = Adapter::open(reference, folder)?;
+        if self.adapters.iter().any(|other| other.folder == folder || other.reference == reference)
+        {
+            return Err(Error::input("an adapter is applied twice")
+                .file(folder)
+                .fact("adapter", reference));
+        }
+        let adapter = Adapter::open(reference, folder, self.adapters.len() + 1)?;
         let mut changed = adapter.change(&self)?;
         for tensor in &adapter.tensors {
             let name = tensor.spec().name.clone();
             if self.stored.insert(name, tensor.clone()).is_some() {
-                return Err(Error::input("an adapter is applied twice")
+                return Err(Error::input("the model has a tensor of the adapter's name")
                     .file(folder)
-                    .fact("adapter", reference));
+                    .tensor(&tensor.spec().name));
             }
         }
+        let replaced: BTreeSet<String> = changed
+            .keys()
+            .filter_map(|name| self.tensors.get(name))
+            .flat_map(|tensor| tensor.parts())
+            .map(str::to_string)
+            .collect();
         self.shards.push(adapter.shard);
         self.adapters.push(adapter.applied);
         let seen = self
@@ -137,22 +150,31 @@ impl Checkpoint {
             .iter()
             .filter_map(|name| changed.remove(name).or_else(|| self.tensors.get(name).cloned()));
         let seen = seen.collect();
-        Ok(self.seen_as(seen))
+        let mut model = self.seen_as(seen);
+        let read: BTreeSet<&str> = model.tensors.values().flat_map(|t| t.parts()).collect();
+        let gone = replaced.into_iter().filter(|part| !read.contains(part.as_str()));
+        let gone: Vec<String> = gone.collect();
+        for part in gone {
+            model.unused.entry(part).or_insert_with(|| format!("{reference} replaces it whole"));
+        }
+        Ok(model)
+    }
+
+    /// The same with an adapter of the Hub, once it is a folder.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::with_adapter`].
+    pub fn with_resolved_adapter(self, reference: &str, resolved: Arc<Resolved>) -> Result<Self> {
+        let mut model = self.with_adapter(reference, &resolved.folder)?;
+        if let Some(applied) = model.adapters.last_mut() {
+            applied.hub = Some(resolved);
+        }
+        Ok(model)
     }
 
     /// The adapters applied to it, in order.
     pub fn adapters(&self) -> &[Applied] {
         &self.adapters
-    }
-
-    /// Opens a model of the Hub, once it is a folder.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open`].
-    pub fn open_resolved(reference: &str, resolved: Arc<Resolved>) -> Result<Self> {
-        let mut checkpoint = Self::open(reference, &resolved.folder)?;
-        checkpoint.hub = Some(resolved);
-        Ok(checkpoint)
     }
 
     /// The same files, seen as these tensors, in this order.

@@ -4,10 +4,12 @@
 //! are checked before a byte of a tensor is read.
 
 mod adapter;
+pub(crate) mod architectures;
 mod checkpoint;
 mod config;
 mod config_vocabulary;
 mod embeddings;
+mod finder;
 mod gguf;
 pub mod hub;
 mod layers;
@@ -30,6 +32,7 @@ pub(crate) use config::config_value;
 pub use config::{Config, LayerListEdit, parse_config};
 pub(crate) use config_vocabulary::move_token_ids;
 pub(crate) use embeddings::{input_embedding, is_vocabulary_tensor};
+pub use finder::{Finder, Found};
 pub use gguf::{is_gguf, parse_gguf};
 pub(crate) use layers::gradient_position;
 pub use layers::{LayerName, Place, Stacks, split_layer};

@@ -25,7 +25,7 @@ pub struct Shard {
     pub file: String,
     /// The mapped file.
     pub mapping: Mapping,
-    /// What its tensors' names begin with only here: the reference of its adapter, and a colon.
+    /// What its tensors' names begin with only here: `adapter 1:` for the model's first adapter.
     pub prefix: String,
     /// The names of its tensors (with the prefix), in file order.
     pub tensors: Vec<String>,

@@ -53,6 +53,19 @@ pub enum Float {
 }
 
 impl Float {
+    /// The names that recipes and `config.json` use, each type's first one first.
+    pub(crate) const NAMES: [(&str, Self); 9] = [
+        ("float32", Self::F32),
+        ("float16", Self::F16),
+        ("bfloat16", Self::BF16),
+        ("f32", Self::F32),
+        ("fp32", Self::F32),
+        ("f16", Self::F16),
+        ("fp16", Self::F16),
+        ("half", Self::F16),
+        ("bf16", Self::BF16),
+    ];
+
     /// The float type behind a safetensors dtype, if it is one of the three.
     pub fn of(dtype: Dtype) -> Option<Self> {
         match dtype {
@@ -65,12 +78,7 @@ impl Float {
 
     /// The name recipes and `config.json` use, or a short form of it.
     pub fn parse(name: &str) -> Option<Self> {
-        match name {
-            "float32" | "f32" | "fp32" => Some(Self::F32),
-            "float16" | "f16" | "fp16" | "half" => Some(Self::F16),
-            "bfloat16" | "bf16" => Some(Self::BF16),
-            _ => None,
-        }
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, float)| *float)
     }
 
     /// The name as `config.json` spells it.

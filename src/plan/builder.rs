@@ -38,6 +38,7 @@ pub(super) fn build(
         check_group(recipe, group, models)?;
     }
     let mut warnings = recipe.warnings.clone();
+    warnings.extend(super::compatible::differences(models, donor));
     warnings.extend(vocabulary.warnings.iter().cloned());
     warn_of_mixtures(models, donor, &mut warnings);
     let mut jobs = Vec::new();
@@ -102,7 +103,7 @@ fn check_group(recipe: &Recipe, group: &Group<'_>, models: &[Checkpoint]) -> Res
     let mut seen = BTreeSet::new();
     if let Some(twice) = group.members.iter().find(|member| !seen.insert(member.model)) {
         return Err(recipe
-            .error(twice.at, "a model is merged with itself")
+            .model_error(twice.at, "a model is merged with itself")
             .fact("model", &twice.at.value)
             .hint("list each model once; raise its weight instead"));
     }
@@ -118,12 +119,21 @@ fn check_group(recipe: &Recipe, group: &Group<'_>, models: &[Checkpoint]) -> Res
         });
     }
     if !method.inputs.allows(group.members.len()) {
+        let unlisted = group.members.iter().find(|member| member.parameters.is_none());
+        let hint = match unlisted {
+            Some(base) => format!(
+                "base_model joins the merged models: leave out `base_model: {}`, or the others",
+                base.at.value
+            ),
+            None => format!("list {}, or choose another method", method.inputs),
+        };
         return Err(recipe
             .error(
                 &group.at,
                 format!("the method `{}` does not take this many models", method.name),
             )
             .key("merge_method")
+            .hint(hint)
             .expected(
                 format!("{}, the base included", method.inputs),
                 format!("{} ({})", group.members.len(), names()),
@@ -199,8 +209,14 @@ fn job(
         .ok_or_else(|| Error::internal("a planned tensor is not there").tensor(lead_name))?;
     let derived = DERIVED.iter().any(|ending| placement.output.ends_with(ending));
     if let Some((member, name)) = missing.first().filter(|_| !derived) {
+        let lead = &models[group.lead().model];
+        if let Some(other) = super::compatible::structure(lead, &models[member.model]) {
+            return Err(
+                super::compatible::error(recipe, lead, &models[member.model], other).tensor(name)
+            );
+        }
         return Err(recipe
-            .error(member.at, "a model lacks a tensor that the others have")
+            .model_error(member.at, "a model lacks a tensor that the others have")
             .tensor(name)
             .fact("model", &member.at.value)
             .fact("has it", &models[group.lead().model].reference)
@@ -210,7 +226,8 @@ fn job(
     }
     for (input, spec) in inputs.iter().zip(&specs) {
         if spec.shape != lead.shape {
-            return Err(shape_error(recipe, placement, models, input, spec, lead));
+            let pair = [&models[group.lead().model], &models[input.model]];
+            return Err(super::compatible::shapes(recipe, &placement.output, pair, [lead, spec]));
         }
     }
     if let Some(odd) = specs.iter().find(|spec| spec.float().is_none() && spec.dtype != lead.dtype)
@@ -235,7 +252,11 @@ fn job(
         (&COPY, Params::default())
     };
     (method.check)(&resolved).map_err(|reason| {
-        recipe.error(&group.at, reason).tensor(&placement.output).fact("method", method.name)
+        let wrong = recipe.error(&group.at, reason).key("parameters");
+        wrong
+            .tensor(&placement.output)
+            .fact("method", method.name)
+            .hint("change the parameters, or choose another method")
     })?;
     Ok(Job {
         output: TensorSpec { name: placement.output.clone(), dtype, shape: lead.shape.clone() },
@@ -247,27 +268,6 @@ fn job(
         shard: 0,
         offset: 0,
     })
-}
-
-fn shape_error(
-    recipe: &Recipe,
-    placement: &Placement,
-    models: &[Checkpoint],
-    input: &Input,
-    spec: &TensorSpec,
-    lead: &TensorSpec,
-) -> Error {
-    let error = Error::input("the models disagree on the shape of a tensor")
-        .file(&recipe.file)
-        .tensor(&placement.output)
-        .fact("model", &models[input.model].reference)
-        .expected(format!("{:?}", lead.shape), format!("{:?}", spec.shape));
-    let same_rest =
-        spec.shape.len() == lead.shape.len() && spec.shape.get(1..) == lead.shape.get(1..);
-    if same_rest && Stacks::place("", &placement.output) == Place::Before {
-        return error.hint("the vocabularies have different sizes; say whose the output has: `tokenizer_source: union`, `base` or a model");
-    }
-    error
 }
 
 /// The output's config and what was changed in it.
@@ -377,12 +377,7 @@ fn dropped(
             let reason = match tied {
                 Some(embedding) if !sliced => {
                     if lead.config.tied() == Some(true) && model.config.tied() == Some(false) {
-                        return Err(Error::input("the models disagree on tied embeddings")
-                            .file(&recipe.file)
-                            .tensor(name)
-                            .fact("tied", &lead.reference)
-                            .fact("untied", &model.reference)
-                            .hint("name the untied model as base_model, so that the output keeps a head of its own"));
+                        return Err(super::compatible::tied(recipe, lead, model, name));
                     }
                     format!("tied to {embedding}")
                 }

@@ -33,12 +33,14 @@ pub(super) fn resolve(
                 continue;
             }
             let missing = || {
+                let key = recipe.key_of(member.at);
+                let key = key.strip_suffix(".model").map_or(String::new(), |key| format!("{key}."));
                 let error = recipe
                     .error(
                         member.at,
                         format!("the parameter `{}` is not set for a model", param.name),
                     )
-                    .key(param.name)
+                    .key(format!("{key}parameters.{}", param.name))
                     .fact("model", &member.at.value)
                     .tensor(name);
                 if member.parameters.is_none() {

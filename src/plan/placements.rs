@@ -219,12 +219,20 @@ impl<'a> Placing<'a, '_> {
             let model = self.find(&source.model)?;
             let (_, count) = part.stack(&self.models[model])?;
             if source.layers.value.end > count {
+                let key = self.recipe.key_of(&source.model);
+                let start = source.layers.value.start;
                 return Err(self
                     .recipe
                     .error(&source.layers, "a layer range goes past the model's last layer")
-                    .key("layer_range")
+                    .key(format!("{}layer_range", key.strip_suffix("model").unwrap_or("")))
                     .fact("model", &source.model.value)
-                    .expected(format!("an end of at most {count}"), source.layers.value.end));
+                    .expected(format!("an end of at most {count}"), source.layers.value.end)
+                    .hint(match start < count {
+                        true => format!("the model has {count} layers: write [{start}, {count}]"),
+                        false => format!(
+                            "the model has {count} layers, counted from 0: [0, {count}] are all"
+                        ),
+                    }));
             }
             members.push(Member {
                 model,

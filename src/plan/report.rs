@@ -5,7 +5,7 @@ use crate::engine::hex;
 use crate::model::{TensorSpec, config_value};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// What a plan reads, writes and takes, in bytes unless said otherwise.
@@ -85,11 +85,12 @@ impl Plan {
             }
         }
         for model in self.models.iter().filter(|model| !model.made_of.is_empty()) {
-            let parts = || model.made_of.values().flatten().map(String::as_str);
-            let (weights, count) = (model.made_of.len(), parts().count());
+            let parts: BTreeSet<&str> =
+                model.made_of.values().flatten().map(String::as_str).collect();
+            let (weights, count) = (model.made_of.len(), parts.len());
             writeln!(out, "  made on reading  {weights:>6} tensors")?;
-            let listed = crate::error::list(parts());
-            writeln!(out, "    {}: of {count} stored ones ({listed})", model.reference)?;
+            let some = crate::error::first(1, model.made_of.keys().map(String::as_str));
+            writeln!(out, "    {}: {some}, of {count} stored ones", model.reference)?;
         }
         writeln!(out, "reads    {}", bytes(totals.read))?;
         let files = self.shards.len();
@@ -122,11 +123,11 @@ impl Plan {
         Ok(())
     }
 
-    /// For people: every output tensor whose name contains `part`, with its parameters as resolved
-    /// and the tensors it is made of. Empty where there is none.
-    pub fn tensors_text(&self, part: &str) -> String {
+    /// For people: every output tensor whose name contains `pattern` (`*` stands for anything), with
+    /// its parameters as resolved and the tensors it is made of. Empty where there is none.
+    pub fn tensors_text(&self, pattern: &str) -> String {
         let mut text = String::new();
-        for job in self.jobs.iter().filter(|job| job.output.name.contains(part)) {
+        for job in self.jobs.iter().filter(|job| matches(pattern, &job.output.name)) {
             let _ = self.write_job(&mut text, job);
         }
         text
@@ -148,6 +149,9 @@ impl Plan {
             match job.params.inputs.get(i) {
                 Some(values) => write_values(out, values)?,
                 None => writeln!(out)?,
+            }
+            for part in self.models[input.model].made_of.get(&input.tensor).into_iter().flatten() {
+                writeln!(out, "    made of  {part}")?;
             }
         }
         Ok(())
@@ -245,6 +249,18 @@ fn by_reason(dropped: &BTreeMap<String, String>) -> BTreeMap<&str, Vec<&str>> {
         reasons.entry(reason).or_default().push(name);
     }
     reasons
+}
+
+/// Whether a name contains the parts of a pattern, between its `*`, in this order.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut rest = name;
+    pattern.split('*').all(|part| match rest.find(part) {
+        Some(at) => {
+            rest = &rest[at + part.len()..];
+            true
+        }
+        None => false,
+    })
 }
 
 #[cfg(test)]

@@ -92,8 +92,7 @@ impl Vocabulary {
             chosen.edited = true;
             self.notes.push(format!("tokens that the recipe adds: {}", list(added)));
         }
-        let ids: BTreeMap<String, u32> =
-            chosen.file.vocabulary().into_iter().map(|(t, id)| (t.to_string(), id)).collect();
+        let ids = chosen.file.owned_vocabulary();
         let rows = self.count_rows(settings, &ids, &chosen, &lexicons);
         let target = Target {
             recipe,
@@ -179,7 +178,7 @@ impl Vocabulary {
             ));
             tokenizer.from_beside = true;
         }
-        let ids = tokenizer.vocabulary().into_iter().map(|(t, id)| (t.to_string(), id)).collect();
+        let ids = tokenizer.file.owned_vocabulary();
         Ok(Lexicon { reference: model.reference.clone(), ids, rows })
     }
 
@@ -332,8 +331,9 @@ fn same_vocabularies(
             _ => continue,
         };
         if let Some((expected, found)) = a.difference(&b) {
-            return Err(Error::input("the models have different vocabularies")
-                .file(&recipe.file)
+            let message = "the models have different vocabularies";
+            return Err(super::compatible::at(recipe, model, message)
+                .key("tokenizer_source")
                 .expected(format!("{expected} ({})", other.reference), format!("{found} ({})", model.reference))
                 .hint("say whose the output has: `tokenizer_source: union` for all tokens, `base` for the base's, or a model; rows are then merged by token"));
         }

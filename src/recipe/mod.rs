@@ -1,18 +1,26 @@
 //! Recipes: YAML in mergekit's language → [`RecipeFile`], a list of [`Recipe`]s, one a stage. No file
-//! but the recipe is opened here.
+//! but the recipe and what it includes is opened here.
 //!
 //! `raw.rs` holds the shape of the YAML (unknown keys are refused there), `setting.rs` what a
-//! parameter may be, `validate.rs` turns one into the other with the methods' table in hand, and
-//! `stages.rs` puts the stages of a file in order.
+//! parameter may be, `include.rs` reads the files that a recipe includes and `defaults.rs` puts a
+//! recipe's keys over theirs, `validate.rs` turns one into the other with the methods' table in hand,
+//! and `stages.rs` puts the stages of a file in order. `schema.rs` describes the same types to editors.
 
+mod defaults;
+mod include;
+mod nearby;
 mod overrides;
 mod raw;
+mod schema;
 mod setting;
+mod sources;
 mod stages;
 mod tokenizer;
 mod validate;
 
+pub use schema::schema;
 pub use setting::{Filtered, Gradient, Setting};
+pub use sources::Included;
 pub use stages::RecipeFile;
 pub(crate) use stages::stage_part;
 pub use tokenizer::{TokenKey, TokenRow, TokenSetting, TokenizerSettings, TokenizerSource};
@@ -22,13 +30,16 @@ use crate::methods::Method;
 use crate::model::{ChatTemplate, Float};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// A value with the line and column it stands at (both from 1).
+/// A value with the file, line and column it stands at (the last two from 1).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Located<T> {
     /// The value.
     pub value: T,
-    /// Its line.
+    /// Its file: the recipe, or one that the recipe includes.
+    pub file: Arc<Path>,
+    /// Its line; 0 where it stands in no file, but in an override.
     pub line: u64,
     /// Its column.
     pub column: u64,
@@ -37,7 +48,25 @@ pub struct Located<T> {
 impl<T> Located<T> {
     /// The same place with another value.
     pub fn map<U>(&self, value: U) -> Located<U> {
-        Located { value, line: self.line, column: self.column }
+        Located { value, file: Arc::clone(&self.file), line: self.line, column: self.column }
+    }
+
+    /// An error about what stands here.
+    pub(crate) fn error(&self, message: impl Into<String>) -> Error {
+        Error::input(message).fact("file", self.place())
+    }
+
+    /// An error that what stands here led to.
+    pub(crate) fn at(&self, error: Error) -> Error {
+        error.at(self.place())
+    }
+
+    /// `file:line:column`, or the file alone where the line is not known.
+    fn place(&self) -> String {
+        match self.line {
+            0 => self.file.display().to_string(),
+            line => format!("{}:{line}:{}", self.file.display(), self.column),
+        }
     }
 }
 
@@ -115,6 +144,37 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// The references of the layout with their keys; `path` is what stands before these.
+    fn keys(&self, path: &str) -> Vec<(String, &Located<String>)> {
+        let mut keys = Vec::new();
+        match self {
+            Self::Models(models) => {
+                for (i, input) in models.iter().enumerate() {
+                    keys.push((format!("{path}models[{i}].model"), &input.model));
+                }
+            }
+            Self::Slices(slices) => {
+                for (i, slice) in slices.iter().enumerate() {
+                    for (j, source) in slice.sources.iter().enumerate() {
+                        keys.push((format!("{path}slices[{i}].sources[{j}].model"), &source.model));
+                    }
+                    let base = slice.base_model.iter();
+                    keys.extend(base.map(|base| (format!("{path}slices[{i}].base_model"), base)));
+                }
+            }
+            Self::Modules(modules) => {
+                for module in modules {
+                    keys.extend(
+                        module.layout.keys(&format!("{path}modules.{}.", module.name.value)),
+                    );
+                }
+            }
+        }
+        keys
+    }
+}
+
 /// A whole model of `models:`.
 #[derive(Clone, Debug)]
 pub struct ModelInput {
@@ -168,6 +228,19 @@ impl Recipe {
         all
     }
 
+    /// The key at which a model reference stands, as messages spell it.
+    pub(crate) fn key_of(&self, reference: &Located<String>) -> String {
+        let base = self.base_model.iter().map(|base| ("base_model".to_string(), base));
+        let mut all = self.layout.keys("").into_iter().chain(base);
+        let found = all.find(|(_, other)| *other == reference);
+        found.map_or_else(|| "model".to_string(), |(key, _)| key)
+    }
+
+    /// An error about a model, at the place and key where the recipe names it.
+    pub(crate) fn model_error(&self, at: &Located<String>, message: impl Into<String>) -> Error {
+        self.error(at, message).key(self.key_of(at))
+    }
+
     /// The name of the stage, for messages.
     pub fn title(&self) -> &str {
         self.name.as_ref().map_or("(the output)", |name| &name.value)
@@ -175,14 +248,6 @@ impl Recipe {
 
     /// An error about something at a place of this recipe.
     pub(crate) fn error<T>(&self, at: &Located<T>, message: impl Into<String>) -> Error {
-        Error::input(message).fact("file", place(&self.file, at.line, at.column))
-    }
-}
-
-/// `file:line:column`, or the file alone where the place is not known.
-fn place(file: &Path, line: u64, column: u64) -> String {
-    match line {
-        0 => file.display().to_string(),
-        _ => format!("{}:{line}:{column}", file.display()),
+        at.error(message)
     }
 }

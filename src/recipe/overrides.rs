@@ -6,9 +6,9 @@
 
 use super::raw::{RawParameters, RawRecipe, RawSlice};
 use super::setting::Setting;
+use super::sources::At;
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
-use serde_yaml::{Location, Spanned};
 
 /// One step of a key's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ enum Step<'a> {
 ///
 /// # Errors
 /// The override is no `KEY=VALUE`, the key leads nowhere, the value is not what stands there.
-pub(super) fn apply(stages: &mut [Spanned<RawRecipe>], text: &str) -> Result<()> {
+pub(super) fn apply(stages: &mut [At<RawRecipe>], text: &str) -> Result<()> {
     let Some((key, value)) = text.split_once('=') else {
         return Err(Error::input("an override is not KEY=VALUE")
             .key("--set")
@@ -33,7 +33,7 @@ pub(super) fn apply(stages: &mut [Spanned<RawRecipe>], text: &str) -> Result<()>
     let path = steps(key).ok_or_else(|| target.leads_nowhere())?;
     match &path[..] {
         [Step::Key("stages"), Step::At(stage), rest @ ..] => {
-            let named = |raw: &Spanned<RawRecipe>| {
+            let named = |raw: &At<RawRecipe>| {
                 raw.value.name.as_ref().is_some_and(|name| name.value == *stage)
             };
             let by_name = stages.iter().position(named);
@@ -91,8 +91,8 @@ impl Target<'_> {
         })
     }
 
-    fn word(&self) -> Spanned<String> {
-        nowhere(self.value.to_string())
+    fn word(&self) -> At<String> {
+        At::nowhere(self.value.to_string())
     }
 
     fn recipe(&self, raw: &mut RawRecipe, path: &[Step<'_>]) -> Result<()> {
@@ -104,7 +104,7 @@ impl Target<'_> {
             [Step::Key("tokenizer_source")] => raw.tokenizer_source = Some(self.word()),
             [Step::Key("chat_template")] => raw.chat_template = Some(self.word()),
             [Step::Key("save")] => raw.save = Some(self.word()),
-            [Step::Key("random_seed")] => raw.random_seed = Some(nowhere(self.read()?)),
+            [Step::Key("random_seed")] => raw.random_seed = Some(At::nowhere(self.read()?)),
             [Step::Key("parameters"), Step::Key(name)] => {
                 self.parameter(&mut raw.parameters, name)?;
             }
@@ -135,7 +135,7 @@ impl Target<'_> {
                 let source = at.parse::<usize>().ok().and_then(|at| sources.get_mut(at));
                 let source = source.ok_or_else(|| self.leads_nowhere())?;
                 if let [Step::Key("layer_range")] = rest {
-                    source.layer_range = nowhere(self.read()?);
+                    source.layer_range = At::nowhere(self.read()?);
                     return Ok(());
                 }
                 self.input(&mut source.model, &mut source.parameters, rest)?;
@@ -148,7 +148,7 @@ impl Target<'_> {
     /// A model with its parameters: an entry of `models` or of `sources`.
     fn input(
         &self,
-        model: &mut Spanned<String>,
+        model: &mut At<String>,
         parameters: &mut RawParameters,
         path: &[Step<'_>],
     ) -> Result<()> {
@@ -166,13 +166,8 @@ impl Target<'_> {
         let setting: Setting = self.read()?;
         match parameters.0.iter_mut().find(|(known, _)| known.value == name) {
             Some((_, known)) => *known = setting,
-            None => parameters.0.push((nowhere(name.to_string()), setting)),
+            None => parameters.0.push((At::nowhere(name.to_string()), setting)),
         }
         Ok(())
     }
-}
-
-/// A value that stands at no line of the file.
-fn nowhere<T>(value: T) -> Spanned<T> {
-    Spanned { value, referenced: Location::UNKNOWN, defined: Location::UNKNOWN }
 }

@@ -1,40 +1,75 @@
 //! The shape of a recipe's YAML. Unknown keys are refused here, with the nearest known one.
 
+use super::nearby::{addition, hint, key_before};
+use super::schema;
 use super::setting::Setting;
-use super::{Located, place};
+use super::sources::{At, Sources};
 use crate::error::{Error, Result, nearest};
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use schemars::JsonSchema;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_yaml::options::NonFiniteFloatPolicy;
-use serde_yaml::{Location, Spanned};
 use std::fmt;
-use std::path::Path;
 
-/// One YAML document, or one entry of `stages`, as written.
-#[derive(serde::Deserialize)]
+/// A recipe of cognate: one YAML document, or one entry of `stages`. The language is mergekit's, with
+/// some keys more.
+#[derive(Default, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Recipe")]
 pub(super) struct RawRecipe {
-    pub(super) merge_method: Option<Spanned<String>>,
-    pub(super) stages: Option<Spanned<Vec<Spanned<RawRecipe>>>>,
-    pub(super) name: Option<Spanned<String>>,
-    pub(super) save: Option<Spanned<String>>,
-    pub(super) models: Option<Spanned<Vec<RawModel>>>,
-    pub(super) slices: Option<Spanned<Vec<RawSlice>>>,
-    pub(super) base_model: Option<Spanned<String>>,
+    /// A file, or a list of files, whose keys hold where this document is silent. Paths are relative
+    /// to the file that includes.
+    pub(super) include: Option<At<RawInclude>>,
+    /// The merge method.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::merge_method")]
+    pub(super) merge_method: Option<At<String>>,
+    /// Several recipes, each usable as a model in the others by its `name`.
+    pub(super) stages: Option<At<Vec<At<RawRecipe>>>>,
+    /// The name by which other stages use this one's output.
+    #[schemars(length(min = 1))]
+    pub(super) name: Option<At<String>>,
+    /// A folder, beside the recipe, in which the output of this stage is kept.
+    pub(super) save: Option<At<String>>,
+    /// Whole models to merge.
+    pub(super) models: Option<At<Vec<RawModel>>>,
+    /// Ranges of layers, stacked in order.
+    pub(super) slices: Option<At<Vec<RawSlice>>>,
+    /// The model that the others are taken relative to, and that gives config and tokenizer.
+    #[schemars(length(min = 1))]
+    pub(super) base_model: Option<At<String>>,
+    /// Parameters for the whole recipe.
     #[serde(default)]
     pub(super) parameters: RawParameters,
-    pub(super) dtype: Option<Spanned<String>>,
-    pub(super) out_dtype: Option<Spanned<String>>,
-    pub(super) random_seed: Option<Spanned<u64>>,
-    pub(super) modules: Option<Spanned<RawModules>>,
-    pub(super) tokenizer_source: Option<Spanned<String>>,
-    pub(super) tokenizer: Option<Spanned<super::tokenizer::RawTokenizer>>,
-    pub(super) chat_template: Option<Spanned<String>>,
+    /// The dtype of the output, unless `out_dtype` is given.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::dtype")]
+    pub(super) dtype: Option<At<String>>,
+    /// The dtype of the output.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::dtype")]
+    pub(super) out_dtype: Option<At<String>>,
+    /// Fixes every random number; 0 by default.
+    pub(super) random_seed: Option<At<u64>>,
+    /// Parts of a model that are laid out one by one, by name or by the beginning of their tensors'
+    /// names.
+    pub(super) modules: Option<At<RawModules>>,
+    /// Whose vocabulary the output has: short for `tokenizer.source`.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::tokenizer_source")]
+    pub(super) tokenizer_source: Option<At<String>>,
+    /// Whose vocabulary the output has, and what the rows of its tokens are.
+    pub(super) tokenizer: Option<At<super::tokenizer::RawTokenizer>>,
+    /// The chat template: `auto`, a built-in name, or Jinja text.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::chat_template")]
+    pub(super) chat_template: Option<At<String>>,
 }
 
 impl RawRecipe {
     /// Whether no key of a stage is given.
     pub(super) fn is_empty(&self) -> bool {
         let Self {
+            include: _,
             merge_method,
             stages: _,
             name,
@@ -71,48 +106,104 @@ impl RawRecipe {
     }
 }
 
+/// The value of `include`: a path, or a list of paths.
+#[derive(JsonSchema)]
+#[schemars(untagged, rename = "Include")]
+pub(super) enum RawInclude {
+    One(String),
+    List(Vec<At<String>>),
+}
+
+impl<'de> Deserialize<'de> for RawInclude {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Paths;
+        impl<'de> Visitor<'de> for Paths {
+            type Value = RawInclude;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path or a list of paths")
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<RawInclude, E> {
+                Ok(RawInclude::One(path.to_string()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawInclude, A::Error> {
+                let mut paths = Vec::new();
+                while let Some(path) = seq.next_element()? {
+                    paths.push(path);
+                }
+                Ok(RawInclude::List(paths))
+            }
+        }
+        deserializer.deserialize_any(Paths)
+    }
+}
+
 /// An entry of `models`.
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Model")]
 pub(super) struct RawModel {
-    pub(super) model: Spanned<String>,
+    /// The model: a folder, a GGUF file, `owner/name` on the Hub, or the name of a stage; `+ADAPTER`
+    /// behind it adds a LoRA adapter.
+    #[schemars(length(min = 1))]
+    pub(super) model: At<String>,
+    /// Parameters of this model.
     #[serde(default)]
     pub(super) parameters: RawParameters,
 }
 
 /// An entry of `slices`.
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Slice")]
 pub(super) struct RawSlice {
-    pub(super) sources: Spanned<Vec<RawSource>>,
-    pub(super) base_model: Option<Spanned<String>>,
-    pub(super) residual_weight: Option<Spanned<f64>>,
+    /// The layers that are merged into the slice, one range a model.
+    pub(super) sources: At<Vec<RawSource>>,
+    /// The base of this slice, where it differs from the recipe's.
+    #[schemars(length(min = 1))]
+    pub(super) base_model: Option<At<String>>,
+    /// Accepted with a warning; it has no effect.
+    pub(super) residual_weight: Option<At<f64>>,
+    /// Parameters of the slice.
     #[serde(default)]
     pub(super) parameters: RawParameters,
 }
 
 /// An entry of a slice's `sources`.
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Source")]
 pub(super) struct RawSource {
-    pub(super) model: Spanned<String>,
-    pub(super) layer_range: Spanned<Vec<i64>>,
+    /// The model: a folder, a GGUF file, `owner/name` on the Hub, or the name of a stage; `+ADAPTER`
+    /// behind it adds a LoRA adapter.
+    #[schemars(length(min = 1))]
+    pub(super) model: At<String>,
+    /// `[start, end]`: the layers, counted from 0, the end not included.
+    #[schemars(length(equal = 2), inner(range(min = 0)))]
+    pub(super) layer_range: At<Vec<i64>>,
+    /// Parameters of this model in this slice.
     #[serde(default)]
     pub(super) parameters: RawParameters,
 }
 
 /// An entry of `modules`.
-#[derive(serde::Deserialize)]
+#[derive(Default, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Module")]
 pub(super) struct RawModule {
-    pub(super) models: Option<Spanned<Vec<RawModel>>>,
-    pub(super) slices: Option<Spanned<Vec<RawSlice>>>,
+    /// Whole models to merge.
+    pub(super) models: Option<At<Vec<RawModel>>>,
+    /// Ranges of layers, stacked in order.
+    pub(super) slices: Option<At<Vec<RawSlice>>>,
+    /// Parameters of the module.
     #[serde(default)]
     pub(super) parameters: RawParameters,
 }
 
 /// The `modules` block: names with their places, in the order of the file.
-pub(super) struct RawModules(pub(super) Vec<(Spanned<String>, RawModule)>);
+pub(super) struct RawModules(pub(super) Vec<(At<String>, RawModule)>);
 
 impl<'de> Deserialize<'de> for RawModules {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -135,9 +226,9 @@ impl<'de> Deserialize<'de> for RawModules {
 /// The entries of a mapping whose keys keep their places and order.
 fn entries<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
     mut map: A,
-) -> Result<Vec<(Spanned<String>, T)>, A::Error> {
+) -> Result<Vec<(At<String>, T)>, A::Error> {
     let mut entries = Vec::new();
-    while let Some(name) = map.next_key::<Spanned<String>>()? {
+    while let Some(name) = map.next_key::<At<String>>()? {
         entries.push((name, map.next_value()?));
     }
     Ok(entries)
@@ -145,7 +236,7 @@ fn entries<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
 
 /// A `parameters` block: names with their places, and settings.
 #[derive(Default)]
-pub(super) struct RawParameters(pub(super) Vec<(Spanned<String>, Setting)>);
+pub(super) struct RawParameters(pub(super) Vec<(At<String>, Setting)>);
 
 impl<'de> Deserialize<'de> for RawParameters {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -169,45 +260,61 @@ impl<'de> Deserialize<'de> for RawParameters {
     }
 }
 
+/// Scalars, lists and mappings of a file at most, those repeated by aliases included.
+const MAX_NODES: usize = 100_000;
+
 /// Parses the YAML documents of a file.
-pub(super) fn parse(file: &Path, text: &str) -> Result<Vec<Spanned<RawRecipe>>> {
+pub(super) fn parse(sources: &Sources, file: usize) -> Result<Vec<At<RawRecipe>>> {
     // A number that is not finite is let through, so that it is refused with its key and range.
     let options = serde_yaml::options! {
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+        // Far above what a recipe needs, and read in a moment.
+        budget: serde_yaml::budget! { max_nodes: MAX_NODES },
+        alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: MAX_NODES },
     };
-    serde_yaml::from_multiple_with_options(text, options)
-        .map_err(|e| yaml_error(file, e.without_snippet()))
+    serde_yaml::from_multiple_with_options(&sources.numbered(file), options)
+        .map_err(|e| yaml_error(sources, e.without_snippet()))
 }
 
-/// A value with its place, as the rest of the crate keeps it.
-pub(super) fn located<T>(spanned: Spanned<T>) -> Located<T> {
-    let (line, column) = (spanned.referenced.line(), spanned.referenced.column());
-    Located { value: spanned.value, line, column }
-}
-
-fn at(file: &Path, location: Option<Location>) -> String {
-    location.map_or_else(|| place(file, 0, 0), |l| place(file, l.line(), l.column()))
-}
+/// Keys that only the recipes of mergekit's other programs have at their top, with the program and
+/// what it does.
+const OTHER_PROGRAMS: [(&str, &str, &str); 8] = [
+    ("architecture", "mergekit-moe", "mixtures of experts"),
+    ("experts", "mergekit-moe", "mixtures of experts"),
+    ("experts_per_token", "mergekit-moe", "mixtures of experts"),
+    ("gate_mode", "mergekit-moe", "mixtures of experts"),
+    ("shared_experts", "mergekit-moe", "mixtures of experts"),
+    ("genome", "mergekit-evolve", "evolutionary search"),
+    ("tasks", "mergekit-evolve", "evolutionary search"),
+    ("layer_granularity", "mergekit-evolve", "evolutionary search"),
+];
 
 /// Restates an error of the YAML reader in this crate's terms.
-fn yaml_error(file: &Path, error: &serde_yaml::Error) -> Error {
-    let place = at(file, error.location());
+fn yaml_error(sources: &Sources, error: &serde_yaml::Error) -> Error {
+    let place = sources.place(error.location());
     match error {
         serde_yaml::Error::SerdeUnknownField { field, expected, .. } => {
-            let known = Error::input(format!("unknown key `{field}`"))
-                .fact("file", place)
+            let other = OTHER_PROGRAMS.iter().find(|(key, ..)| key == field);
+            if let Some((_, program, subject)) = other.filter(|_| expected.contains(&"stages")) {
+                return place
+                    .error(format!("this is a recipe of {program} ({subject}), not of a merge"))
+                    .key(field)
+                    .hint(format!("cognate has no {subject} yet"));
+            }
+            let known = place
+                .error(format!("unknown key `{field}`"))
                 .key(field)
                 .fact("expected", format!("one of {}", expected.join(", ")));
             match nearest(field, expected.iter().copied()) {
                 Some(near) => known.hint(format!("did you mean `{near}`?")),
-                None => known,
+                None => known.hint("remove it, or write one of the keys that may stand here"),
             }
         }
         serde_yaml::Error::SerdeMissingField { field, .. } => {
-            Error::input(format!("the key `{field}` is missing")).fact("file", place).key(field)
+            place.error(format!("the key `{field}` is missing")).key(field).hint(addition(field))
         }
         serde_yaml::Error::DuplicateMappingKey { key, .. } => {
-            let error = Error::input("a key stands twice").fact("file", place);
+            let error = place.error("a key stands twice").hint("remove one of the two");
             match key {
                 Some(key) => error.key(key),
                 None => error,
@@ -218,9 +325,12 @@ fn yaml_error(file: &Path, error: &serde_yaml::Error) -> Error {
             let reason = reason.lines().next().unwrap_or_default();
             // The place stands in a fact of its own.
             let reason = reason.split(" at line ").next().unwrap_or(reason);
-            Error::input("the recipe is not what a recipe must be")
-                .fact("file", place)
-                .fact("reason", reason)
+            let wrong = place.error("the recipe is not what a recipe must be");
+            let wrong = match key_before(sources.text_of(&place), place.line, place.column) {
+                Some(key) => wrong.key(key),
+                None => wrong,
+            };
+            wrong.fact("reason", reason).hint(hint(reason))
         }
     }
 }

@@ -3,14 +3,16 @@
 //! A stage may use the output of another one by its name, as in the files of mergekit-multi. The
 //! order in the file does not matter.
 
-use super::raw::{self, RawRecipe, located};
-use super::{Located, Recipe, overrides, place, validate};
+use super::raw::{self, RawRecipe};
+use super::sources::{At, Included, Sources};
+use super::{Located, Recipe, include, overrides, validate};
 use crate::error::{Error, Result, list};
-use serde_yaml::Spanned;
+use rustix::io::Errno;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-/// A recipe larger than this is refused unread.
-const MAX_BYTES: u64 = 1 << 20;
+/// A recipe larger than this, with all that it includes, is refused unread.
+pub(super) const MAX_BYTES: u64 = 1 << 20;
 
 /// A checked recipe file.
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub struct RecipeFile {
     pub file: PathBuf,
     /// Its text, as written.
     pub text: String,
+    /// The files it includes, in the order they are read.
+    pub includes: Vec<Included>,
     /// What was overridden, as `KEY=VALUE`, in order.
     pub overrides: Vec<String>,
     /// The stages, each behind those it uses. The last one makes the output.
@@ -26,47 +30,45 @@ pub struct RecipeFile {
 }
 
 impl RecipeFile {
+    /// The folder it stands in, which paths in it are relative to.
+    pub fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new(""))
+    }
+
     /// Reads and checks the recipe in `file`, with overrides (`KEY=VALUE`, the last one holds).
     ///
     /// # Errors
     /// The file cannot be read, or the recipe is wrong; the error names key, file and line.
     pub fn open(file: &Path, overrides: &[String]) -> Result<Self> {
-        let metadata = std::fs::metadata(file).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::input("the recipe does not exist").file(file),
-            _ => Error::io("read the recipe", file, &e),
-        })?;
-        if !metadata.is_file() {
-            return Err(Error::input("the recipe is not a file").file(file));
-        }
-        if metadata.len() > MAX_BYTES {
-            return Err(Error::input("the recipe is too large")
-                .file(file)
-                .expected(format!("at most {MAX_BYTES} bytes"), metadata.len()));
-        }
-        let bytes = std::fs::read(file).map_err(|e| Error::io("read the recipe", file, &e))?;
-        let text = String::from_utf8(bytes)
-            .map_err(|_| Error::input("the recipe is not UTF-8 text").file(file))?;
-        Self::parse(file, text, overrides)
+        Self::parse(file, read(file)?, overrides)
     }
 
-    /// Checks a recipe's text; `file` names it in messages.
+    /// Checks a recipe's text; `file` names it in messages, and is where the paths of included files
+    /// start from.
     ///
     /// # Errors
-    /// The recipe is wrong.
+    /// The recipe is wrong, or a file that it includes is.
     pub fn parse(file: &Path, text: String, overrides: &[String]) -> Result<Self> {
+        let mut sources = Sources::new(file, text);
         let mut stages = Vec::new();
-        for document in raw::parse(file, &text)? {
-            flatten(file, document, &mut stages)?;
+        for mut document in raw::parse(&sources, 0)? {
+            document.value = include::resolve(&mut sources, document.value, &[0])?;
+            flatten(&sources, document, &mut stages)?;
         }
         if stages.is_empty() {
-            return Err(Error::input("the recipe is empty").file(file));
+            return Err(Error::input("the recipe is empty")
+                .file(file)
+                .key("merge_method")
+                .hint("begin with `merge_method: linear` and a list of `models`"));
         }
         for text in overrides {
             overrides::apply(&mut stages, text)?;
         }
-        let stages = stages.into_iter().map(|raw| validate::recipe(file, raw));
+        let stages = stages.into_iter().map(|raw| validate::recipe(file, &sources, raw));
         let stages = in_order(file, stages.collect::<Result<_>>()?)?;
-        Ok(Self { file: file.to_path_buf(), text, overrides: overrides.to_vec(), stages })
+        let (text, includes) = sources.into_texts();
+        let overrides = overrides.to_vec();
+        Ok(Self { file: file.to_path_buf(), text, includes, overrides, stages })
     }
 
     /// The stage that makes the output.
@@ -75,21 +77,65 @@ impl RecipeFile {
     }
 }
 
+/// The text of a recipe file.
+fn read(file: &Path) -> Result<String> {
+    let failed = |e: &std::io::Error| Error::io("read the recipe", file, e);
+    let metadata = std::fs::metadata(file).map_err(|e| match e.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Error::input("the recipe does not exist")
+            .file(file)
+            .hint("the path is relative to the working directory"),
+        _ if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            Error::input("the recipe is a link that leads back to itself")
+                .file(file)
+                .hint("name the file itself")
+        }
+        _ => failed(&e),
+    })?;
+    if !metadata.is_file() {
+        return Err(Error::input("the recipe is not a file")
+            .file(file)
+            .hint("name a YAML file; `-` and pipes are not read"));
+    }
+    let large = |length: u64| {
+        Error::input("the recipe is too large")
+            .file(file)
+            .expected(format!("at most {MAX_BYTES} bytes"), length)
+            .hint("a recipe is a short text; name models by their folders")
+    };
+    if metadata.len() > MAX_BYTES {
+        return Err(large(metadata.len()));
+    }
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).map_err(|e| failed(&e))?;
+    // The file may have grown since it was looked at.
+    opened.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(large(bytes.len() as u64));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
+        let own = good.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+        let column = String::from_utf8_lossy(own).chars().count() as u64 + 1;
+        Error::input("the recipe is not UTF-8 text")
+            .fact("file", format!("{}:{line}:{column}", file.display()))
+            .hint("save it as UTF-8; a file of weights is no recipe")
+    })
+}
+
 /// A document is a stage, or holds a list of them and nothing else.
 fn flatten(
-    file: &Path,
-    document: Spanned<RawRecipe>,
-    stages: &mut Vec<Spanned<RawRecipe>>,
+    sources: &Sources,
+    document: At<RawRecipe>,
+    stages: &mut Vec<At<RawRecipe>>,
 ) -> Result<()> {
     let mut document = document;
     let Some(list) = document.value.stages.take() else {
         stages.push(document);
         return Ok(());
     };
-    let list = located(list);
-    let error = |at: &Located<()>, message: &str| {
-        Error::input(message).fact("file", place(file, at.line, at.column)).key("stages")
-    };
+    let list = sources.locate(list);
+    let error = |at: &Located<()>, message: &str| at.error(message).key("stages");
     let at = list.map(());
     if !document.value.is_empty() {
         return Err(error(&at, "keys of a recipe stand beside `stages`")
@@ -100,7 +146,7 @@ fn flatten(
     }
     for stage in list.value {
         if stage.value.stages.is_some() {
-            return Err(error(&located(stage).map(()), "`stages` stands within `stages`"));
+            return Err(error(&sources.locate(stage).map(()), "`stages` stands within `stages`"));
         }
         stages.push(stage);
     }
@@ -158,7 +204,7 @@ fn in_order(file: &Path, stages: Vec<Recipe>) -> Result<Vec<Recipe>> {
 
 /// The part of a model reference that may be the name of a stage: what stands before an adapter.
 pub(crate) fn stage_part(reference: &str) -> &str {
-    reference.split('+').next().unwrap_or(reference)
+    reference.split('+').next().unwrap_or(reference).trim()
 }
 
 /// The stage that makes the output: the one without a name, or else the one that no other uses.

@@ -1,15 +1,19 @@
 //! From the raw YAML to a checked [`Recipe`], with the methods' table in hand.
 
-use super::raw::{RawModel, RawModules, RawParameters, RawRecipe, RawSlice, located};
+use super::raw::{RawModel, RawModules, RawParameters, RawRecipe, RawSlice};
+use super::sources::{At, Sources};
 use super::{Layout, Located, ModelInput, Module, Parameters, Recipe, Slice, SliceSource};
 use crate::error::{Error, Result, nearest};
 use crate::methods::{METHODS, Method, Param, ParamKind, Scope, Value};
 use crate::model::{ChatTemplate, Float};
-use serde_yaml::Spanned;
 use std::path::Path;
+
+/// What a slice looks like.
+const SLICE: &str = "list a slice: `- sources: [{model: FOLDER, layer_range: [0, 4]}]`";
 
 /// What a parameters block is checked against.
 struct Context<'a> {
+    sources: &'a Sources,
     file: &'a Path,
     method: &'static Method,
     warnings: Vec<String>,
@@ -24,44 +28,43 @@ enum Level {
     Tensor,
 }
 
-pub(super) fn recipe(file: &Path, raw: Spanned<RawRecipe>) -> Result<Recipe> {
-    let raw = located(raw);
+pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Result<Recipe> {
+    let raw = sources.locate(raw);
     let at = raw.map(());
     let raw = raw.value;
-    let name = raw
-        .merge_method
-        .map(located)
-        .ok_or_else(|| error(file, &at, "the key `merge_method` is missing").key("merge_method"))?;
-    let method = Method::named(&name.value).ok_or_else(|| unknown_method(file, &name))?;
-    let mut context = Context { file, method, warnings: Vec::new() };
+    let name = raw.merge_method.map(|name| sources.locate(name)).ok_or_else(|| {
+        at.error("the key `merge_method` is missing")
+            .key("merge_method")
+            .hint("add `merge_method: linear`, or another; `cognate methods` lists them")
+    })?;
+    let method = Method::named(&name.value).ok_or_else(|| unknown_method(&name))?;
+    let mut context = Context { sources, file, method, warnings: Vec::new() };
     let parameters = context.parameters("parameters", raw.parameters, Level::Tensor)?;
     let layout = match raw.modules {
         None => context.layout("", &name.map(()), raw.models, raw.slices)?,
         Some(_) if raw.models.is_some() || raw.slices.is_some() => {
-            return Err(error(
-                file,
-                &name,
-                "a recipe has more than one of `models`, `slices` and `modules`",
-            )
-            .hint("put the models or slices into the modules"));
+            return Err(name
+                .error("a recipe has more than one of `models`, `slices` and `modules`")
+                .key("modules")
+                .hint("put the models or slices into the modules"));
         }
-        Some(modules) => context.modules(located(modules))?,
+        Some(modules) => context.modules(sources.locate(modules))?,
     };
     let base_model =
         raw.base_model.map(|base| context.reference("base_model", base)).transpose()?;
     let recipe = Recipe {
         file: file.to_path_buf(),
-        name: raw.name.map(|name| stage_name(file, name)).transpose()?,
-        save: raw.save.map(located),
+        name: raw.name.map(|name| stage_name(sources, name)).transpose()?,
+        save: raw.save.map(|at| sources.locate(at)),
         at,
         method,
         layout,
         base_model,
         parameters,
-        dtype: raw.dtype.map(|dtype| float(file, "dtype", dtype)).transpose()?,
-        out_dtype: raw.out_dtype.map(|dtype| float(file, "out_dtype", dtype)).transpose()?,
-        tokenizer: super::tokenizer::settings(file, raw.tokenizer_source, raw.tokenizer)?,
-        chat_template: raw.chat_template.map(|text| chat_template(file, text)).transpose()?,
+        dtype: raw.dtype.map(|dtype| float(sources, "dtype", dtype)).transpose()?,
+        out_dtype: raw.out_dtype.map(|dtype| float(sources, "out_dtype", dtype)).transpose()?,
+        tokenizer: super::tokenizer::settings(sources, raw.tokenizer_source, raw.tokenizer)?,
+        chat_template: raw.chat_template.map(|text| chat_template(sources, text)).transpose()?,
         seed: raw.random_seed.map(|seed| seed.value),
         warnings: context.warnings,
     };
@@ -69,57 +72,56 @@ pub(super) fn recipe(file: &Path, raw: Spanned<RawRecipe>) -> Result<Recipe> {
 }
 
 /// A stage's name must be told from other model references and be fit for a folder's name.
-fn stage_name(file: &Path, name: Spanned<String>) -> Result<Located<String>> {
-    let name = located(name);
+fn stage_name(sources: &Sources, name: At<String>) -> Result<Located<String>> {
+    let name = sources.locate(name);
     let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     if name.value.is_empty() || name.value.starts_with('.') || !name.value.chars().all(plain) {
-        return Err(error(file, &name, "the name of a stage is not a plain word")
+        return Err(name
+            .error("the name of a stage is not a plain word")
             .key("name")
             .expected("letters, digits, `-`, `_` and `.`", format!("{:?}", name.value)));
     }
     Ok(name)
 }
 
-pub(super) fn error<T>(file: &Path, at: &Located<T>, message: impl Into<String>) -> Error {
-    Error::input(message).fact("file", super::place(file, at.line, at.column))
-}
-
-fn unknown_method(file: &Path, name: &Located<String>) -> Error {
+fn unknown_method(name: &Located<String>) -> Error {
     let names = METHODS.iter().map(|method| method.name).collect::<Vec<_>>();
-    let unknown = error(file, name, format!("unknown merge method `{}`", name.value))
+    let (message, hint) = Method::unknown(&name.value);
+    name.error(message)
         .key("merge_method")
-        .fact("expected", format!("one of {}", names.join(", ")));
-    match Method::nearest(&name.value) {
-        Some(near) => unknown.hint(format!("did you mean `{near}`?")),
-        None => unknown.hint("`cognate methods` lists them"),
-    }
+        .fact("expected", format!("one of {}", names.join(", ")))
+        .hint(hint)
 }
 
-fn float(file: &Path, key: &str, name: Spanned<String>) -> Result<Float> {
-    let name = located(name);
+fn float(sources: &Sources, key: &str, name: At<String>) -> Result<Float> {
+    let name = sources.locate(name);
     Float::parse(&name.value).ok_or_else(|| {
         let names = ["float32", "float16", "bfloat16"];
-        let wrong = error(file, &name, format!("unknown dtype `{}`", name.value))
+        let wrong = name
+            .error(format!("unknown dtype `{}`", name.value))
             .key(key)
             .fact("expected", format!("one of {}", names.join(", ")));
         match nearest(&name.value, names) {
             Some(near) => wrong.hint(format!("did you mean `{near}`?")),
-            None => wrong,
+            None => wrong.hint(format!("without `{key}` the dtype is the base model's")),
         }
     })
 }
 
-fn chat_template(file: &Path, text: Spanned<String>) -> Result<ChatTemplate> {
-    let text = located(text);
-    let place = super::place(file, text.line, text.column);
+fn chat_template(sources: &Sources, text: At<String>) -> Result<ChatTemplate> {
+    let text = sources.locate(text);
+    let place = text.place();
     ChatTemplate::parse(&text.value).map_err(|e| e.fact("file", place))
 }
 
 impl Context<'_> {
-    fn reference(&self, key: &str, model: Spanned<String>) -> Result<Located<String>> {
-        let model = located(model);
+    fn reference(&self, key: &str, model: At<String>) -> Result<Located<String>> {
+        let model = self.sources.locate(model);
         if model.value.trim().is_empty() {
-            return Err(error(self.file, &model, "a model reference is empty").key(key));
+            return Err(model
+                .error("a model reference is empty")
+                .key(key)
+                .hint("name a folder, or a model of the Hub as `owner/name`"));
         }
         Ok(model)
     }
@@ -129,16 +131,17 @@ impl Context<'_> {
         &mut self,
         path: &str,
         at: &Located<()>,
-        models: Option<Spanned<Vec<RawModel>>>,
-        slices: Option<Spanned<Vec<RawSlice>>>,
+        models: Option<At<Vec<RawModel>>>,
+        slices: Option<At<Vec<RawSlice>>>,
     ) -> Result<Layout> {
         match (models, slices) {
             (Some(models), None) => {
-                let models = located(models);
+                let models = self.sources.locate(models);
                 if models.value.is_empty() {
-                    return Err(
-                        error(self.file, &models, "`models` is empty").key(format!("{path}models"))
-                    );
+                    return Err(models
+                        .error("`models` is empty")
+                        .key(format!("{path}models"))
+                        .hint("list a model: `- model: FOLDER`"));
                 }
                 let mut inputs = Vec::new();
                 for (i, input) in models.value.into_iter().enumerate() {
@@ -155,11 +158,12 @@ impl Context<'_> {
                 Ok(Layout::Models(inputs))
             }
             (None, Some(slices)) => {
-                let slices = located(slices);
+                let slices = self.sources.locate(slices);
                 if slices.value.is_empty() {
-                    return Err(
-                        error(self.file, &slices, "`slices` is empty").key(format!("{path}slices"))
-                    );
+                    return Err(slices
+                        .error("`slices` is empty")
+                        .key(format!("{path}slices"))
+                        .hint(SLICE));
                 }
                 let slices = slices.value.into_iter().enumerate();
                 let slices =
@@ -168,7 +172,9 @@ impl Context<'_> {
             }
             _ => {
                 let whose = if path.is_empty() { "recipe" } else { "module" };
-                Err(error(self.file, at, format!("a {whose} needs either `models` or `slices`"))
+                Err(at
+                    .error(format!("a {whose} needs either `models` or `slices`"))
+                    .key(format!("{path}models"))
                     .hint("`models` merges whole models, `slices` ranges of their layers"))
             }
         }
@@ -178,7 +184,7 @@ impl Context<'_> {
         let at = raw.map(());
         let mut modules = Vec::new();
         for (name, module) in raw.value.0 {
-            let name = located(name);
+            let name = self.sources.locate(name);
             let path = format!("modules.{}.", name.value);
             let layout = self.layout(&path, &name.map(()), module.models, module.slices)?;
             let parameters =
@@ -186,17 +192,21 @@ impl Context<'_> {
             modules.push(Module { name, layout, parameters });
         }
         if modules.is_empty() {
-            return Err(error(self.file, &at, "`modules` is empty").key("modules"));
+            return Err(at
+                .error("`modules` is empty")
+                .key("modules")
+                .hint("write `default: {models: […]}`, or use `models` itself"));
         }
         Ok(Layout::Modules(modules))
     }
 
     fn slice(&mut self, path: &str, raw: RawSlice) -> Result<Slice> {
-        let sources = located(raw.sources);
+        let sources = self.sources.locate(raw.sources);
         if sources.value.is_empty() {
-            return Err(
-                error(self.file, &sources, "a slice has no sources").key(format!("{path}.sources"))
-            );
+            return Err(sources
+                .error("a slice has no sources")
+                .key(format!("{path}.sources"))
+                .hint(SLICE));
         }
         if raw.residual_weight.is_some() {
             self.warnings
@@ -205,22 +215,28 @@ impl Context<'_> {
         let mut found: Vec<SliceSource> = Vec::new();
         for (i, source) in sources.value.into_iter().enumerate() {
             let path = format!("{path}.sources[{i}]");
-            let layers = located(source.layer_range);
+            let layers = self.sources.locate(source.layer_range);
             let range = match layers.value[..] {
                 [start, end] if 0 <= start && start < end => start as usize..end as usize,
                 [start, end] if start >= 0 && end >= 0 => {
-                    return Err(error(self.file, &layers, "a layer range is empty or reversed")
+                    return Err(layers
+                        .error("a layer range is empty or reversed")
                         .key(format!("{path}.layer_range"))
-                        .expected("[start, end] with start < end", format!("[{start}, {end}]")));
+                        .expected("[start, end] with start < end", format!("[{start}, {end}]"))
+                        .hint(match start == end {
+                            true => format!(
+                                "the end is not included: write [{start}, {}] for layer {start}",
+                                end.saturating_add(1)
+                            ),
+                            false => format!("write [{end}, {start}]"),
+                        }));
                 }
                 _ => {
-                    return Err(error(
-                        self.file,
-                        &layers,
-                        "a layer range is not two layer numbers",
-                    )
-                    .key(format!("{path}.layer_range"))
-                    .expected("[start, end]", format!("{:?}", layers.value)));
+                    return Err(layers
+                        .error("a layer range is not two layer numbers")
+                        .key(format!("{path}.layer_range"))
+                        .expected("[start, end]", format!("{:?}", layers.value))
+                        .hint("layers are counted from 0 and the end is not included: [0, 4] are the first four"));
                 }
             };
             found.push(SliceSource {
@@ -236,13 +252,16 @@ impl Context<'_> {
         if let Some(odd) =
             found.iter().find(|s| s.layers.value.len() != found[0].layers.value.len())
         {
-            return Err(error(
-                self.file,
-                &odd.layers,
-                "the sources of a slice have different numbers of layers",
-            )
-            .key(format!("{path}.sources"))
-            .expected(found[0].layers.value.len(), odd.layers.value.len()));
+            let (start, length) = (odd.layers.value.start, found[0].layers.value.len());
+            return Err(odd
+                .layers
+                .error("the sources of a slice have different numbers of layers")
+                .key(format!("{path}.sources"))
+                .expected(length, odd.layers.value.len())
+                .hint(format!(
+                    "write [{start}, {}], or change the first source",
+                    start.saturating_add(length)
+                )));
         }
         let base_model =
             raw.base_model.map(|base| self.reference(&format!("{path}.base_model"), base));
@@ -257,11 +276,20 @@ impl Context<'_> {
         })
     }
 
+    /// The line of something, for a warning.
+    fn line<T>(&self, at: &Located<T>) -> String {
+        match at.line {
+            0 => "an override".to_string(),
+            line if *at.file == *self.file => format!("line {line}"),
+            line => format!("{}:{line}", at.file.display()),
+        }
+    }
+
     /// Checks names, types and ranges of a `parameters` block.
     fn parameters(&mut self, path: &str, raw: RawParameters, level: Level) -> Result<Parameters> {
         let mut checked = Vec::new();
         for (name, mut setting) in raw.0 {
-            let name = located(name);
+            let name = self.sources.locate(name);
             let key = format!("{path}.{}", name.value);
             let Some(param) = self.method.param(&name.value) else {
                 self.not_a_parameter(&name, &key)?;
@@ -270,22 +298,19 @@ impl Context<'_> {
             for value in setting.values_mut() {
                 coerce(param, value);
                 param.admits(value).map_err(|expected| {
-                    error(
-                        self.file,
-                        &name,
-                        format!(
-                            "the parameter `{}` is out of range or of the wrong type",
-                            name.value
-                        ),
-                    )
+                    name.error(format!(
+                        "the parameter `{}` is out of range or of the wrong type",
+                        name.value
+                    ))
                     .key(&key)
                     .expected(expected, &*value)
+                    .hint(instead(param, value))
                 })?;
             }
             if param.scope == Scope::Shared && level == Level::Model {
                 self.warnings.push(format!(
-                    "{key} (line {}) has no effect: `{}` belongs to the whole tensor; set it under the slice or at the top",
-                    name.line, name.value
+                    "{key} ({}) has no effect: `{}` belongs to the whole tensor; set it under the slice or at the top",
+                    self.line(&name), name.value
                 ));
             }
             checked.push((name, setting));
@@ -298,24 +323,41 @@ impl Context<'_> {
     fn not_a_parameter(&mut self, name: &Located<String>, key: &str) -> Result<()> {
         let method = self.method.name;
         if METHODS.iter().any(|other| other.param(&name.value).is_some()) {
-            let line = name.line;
-            self.warnings.push(format!(
-                "{key} (line {line}) has no effect: `{method}` has no such parameter"
-            ));
+            let line = self.line(name);
+            self.warnings
+                .push(format!("{key} ({line}) has no effect: `{method}` has no such parameter"));
             return Ok(());
         }
         let names: Vec<&str> = self.method.params.iter().map(|param| param.name).collect();
-        let unknown = error(
-            self.file,
-            name,
-            format!("unknown parameter `{}` of the method `{method}`", name.value),
-        )
-        .key(key)
-        .fact("expected", format!("one of {}", names.join(", ")));
+        let unknown = name
+            .error(format!("unknown parameter `{}` of the method `{method}`", name.value))
+            .key(key)
+            .fact("expected", format!("one of {}", names.join(", ")));
         Err(match nearest(&name.value, names) {
             Some(near) => unknown.hint(format!("did you mean `{near}`?")),
-            None => unknown,
+            None => unknown.hint(format!("`cognate methods {method}` lists its parameters")),
         })
+    }
+}
+
+/// What to write in place of a value that a parameter does not admit.
+fn instead(param: &Param, value: &Value) -> String {
+    let written = match (param.kind, value) {
+        (ParamKind::Number { min, max }, Value::Number(x)) if x.is_finite() => {
+            Value::Number(x.clamp(min, max))
+        }
+        (ParamKind::Number { min, max }, _) => Value::Number(0.5_f64.clamp(min, max)),
+        (ParamKind::Bool, _) => Value::Bool(true),
+        (ParamKind::Choice(words), Value::Text(word)) => match nearest(word, words.iter().copied())
+        {
+            Some(near) => return format!("did you mean `{near}`?"),
+            None => Value::Text(words.join("` or `")),
+        },
+        (ParamKind::Choice(words), _) => Value::Text(words.join("` or `")),
+    };
+    match written {
+        Value::Text(words) => format!("write `{words}`"),
+        plain => format!("write `{}: {plain}`, say", param.name),
     }
 }
 

@@ -187,6 +187,6 @@ fn a_shared_embedding_follows_where_the_adapter_says_so() {
     let (_, head) = model.tensor_or_tied("lm_head.weight").unwrap();
     assert_eq!(whole(head), saved.values());
     assert_eq!(head.stored(), Some(&saved.bytes[..]));
-    assert_eq!(head.parts(), ["adapter:base_model.model.model.embed_tokens.weight"]);
+    assert_eq!(head.parts(), ["adapter 1:base_model.model.model.embed_tokens.weight"]);
     assert_eq!(model.adapters()[0].reference, "adapter");
 }

@@ -1,4 +1,7 @@
-"""The recipes that mergekit.py runs through both tools, and short ways to spell recipes."""
+"""The recipes that mergekit.py runs through both tools, and short ways to spell recipes.
+
+CASES are recipes over plain models, LORA recipes with an adapter, STAGES lists of documents.
+"""
 
 LAYERS = 4  # of every model of the family
 
@@ -104,4 +107,55 @@ CASES = {
     "linear slices without the base": recipe("linear", s(m(PROSE, [0, 4]), m(CODE, [0, 4])), base="base", weight=0.5),
     "settings as text": deltas("task_arithmetic", w("0.6"), w(["1", "5e-1"]), normalize="true"),
     "ties int8_mask": deltas("ties", w(1.0, 0.5), w(1.0, 0.5), int8_mask=True),
+}
+
+LORA = "base+lora-math"
+MIXED = recipe("linear", m(PROSE, weight=0.6), m(CODE, weight=0.4))
+STACK = recipe("passthrough", s(m(PROSE, [0, 3])), s(m(CODE, [1, 4])))
+LORA_CASES = {
+    "lora alone": recipe("linear", m(LORA, weight=1)),
+    "lora linear": recipe("linear", m(LORA, weight=0.6), m(PROSE, weight=0.4), m("base", weight=0.3)),
+    "lora linear, base joins": recipe("linear", m(LORA, weight=[0.2, 0.9]), m(CODE), base="base", weight=0.5),
+    "lora on a fine-tune": recipe("linear", m(f"{PROSE}+lora-math", weight=0.7), m(CODE, weight=0.5)),
+    "lora slerp": recipe("slerp", m("base"), m(LORA), base="base", t=0.4),
+    "lora slerp, as base": recipe("slerp", m(LORA), m(PROSE), base=LORA, t=KNOWN_T),
+    "lora task_arithmetic": recipe("task_arithmetic", m(LORA, weight=1.2), m(CODE, weight=0.4), base="base"),
+    "lora task_arithmetic, as base": recipe("task_arithmetic", m(PROSE, weight=0.5), m(CODE, weight=0.4), base=LORA),
+    "lora ties": recipe("ties", m(LORA, **w(1.0, 0.6)), m(CODE, **w(0.7, 0.4)), m(PROSE, **w(0.5, 0.5)), base="base"),
+    "lora passthrough slices": recipe("passthrough", s(m(LORA, [0, 3])), s(m(CODE, [1, 4])), s(m(LORA, [2, 4]))),
+    "lora slices": recipe("linear", s(m(LORA, [0, 3], weight=0.7), m(CODE, [1, 4], weight=0.4))),
+}
+
+
+def stages(last, **before):
+    """Documents for `mergekit-multi`: the named stages, then the recipe of the output."""
+    return [made | {"name": name} for name, made in before.items()] + [last]
+
+
+STAGES = {
+    "stages: two": stages(recipe("linear", m("mixed", weight=0.7), m(MATH, weight=0.4)), mixed=MIXED),
+    "stages: two, ties over a stage": stages(
+        recipe("ties", m("mixed", **w(1.0, 1.0)), m(MATH, **w(0.7317, 1.0)), base="base", normalize=False),
+        mixed=MIXED),  # what the tools round differently must not count, nor tip a sum of 0
+    "stages: three": stages(
+        recipe("task_arithmetic", m("turned", weight=0.8), m(CODE, weight=0.3), base="base"), mixed=MIXED,
+        turned=recipe("slerp", m("mixed"), m(MATH), base=MATH, t=[0.2, 0.8])),
+    "stages: used twice": stages(
+        recipe("linear", m("turned", weight=0.5), m("mixed", weight=0.25), m("base", weight=0.25)), mixed=MIXED,
+        turned=recipe("slerp", m("mixed"), m(MATH), base="mixed", t=0.6)),
+    "stages: as base_model": stages(
+        recipe("task_arithmetic", m(PROSE, weight=0.5), m(MATH, weight=0.7), base="mixed"), mixed=MIXED),
+    "stages: as base of slerp": stages(recipe("slerp", m("mixed"), m(MATH), base="mixed", t=KNOWN_T), mixed=MIXED),
+    "stages: of slices": stages(
+        recipe("linear", m("tall", weight=[0.2, 1.0]), m("taller", weight=0.5)), tall=STACK,
+        taller=recipe("passthrough", s(m(MATH, [0, 3])), s(m(PROSE, [1, 4])))),
+    "stages: slices of a stage": stages(
+        recipe("passthrough", s(m("tall", [0, 4])), s(m("tall", [2, 6])), s(m(MATH, [3, 4]))), tall=STACK),
+    "stages: a lora before": stages(
+        recipe("slerp", m("sum"), m(CODE), base="sum", t=0.3),
+        sum=recipe("linear", m(LORA, weight=0.6), m(PROSE, weight=0.4))),
+    "stages: a lora on a stage": stages(recipe("linear", m("mixed+lora-math", weight=0.8), m(MATH, weight=0.2)), mixed=MIXED),
+    "stages: with a tokenizer": stages(
+        recipe("linear", m("mixed", weight=0.7), m(MATH, weight=0.4)) | {"tokenizer_source": "union"},
+        mixed=MIXED | {"tokenizer_source": PROSE}),
 }

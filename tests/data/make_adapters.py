@@ -1,16 +1,19 @@
 """Makes the golden files of tests/adapters.rs: a tiny model, adapters of every kind, and what PEFT
 merges them to in float32.
 
-    python tests/data/make_adapters.py
+    python tests/data/make_adapters.py [CASE]
 
 Needs torch, peft 0.21, transformers and safetensors. Writes tests/data/adapters/: `base` (a model),
 and for each case a folder with the adapter as PEFT saves it and `merged.safetensors`, which holds the
-tensors that merging changed. `stacked` is merged onto the result of `plain`. `lora-math.safetensors`
+tensors that merging changed. `stacked` is merged onto the result of `plain`. `pickled` is `saved` as
+PEFT writes it without safetensors, which leaves a file that PyTorch reads; the argument `pickled`
+makes that one alone. `lora-math.safetensors`
 holds SAMPLES elements, evenly spaced, of each tensor that merge-configs/models/lora-math changes.
 """
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -142,6 +145,17 @@ def main():
         print(case, sorted(load_file(folder / "adapter_model.safetensors")), "->", sorted(changed))
 
 
+def pickled():
+    state = load_file(OUT / "base/model.safetensors")
+    adapted = PeftModel.from_pretrained(net(state), OUT / "saved")
+    adapted.save_pretrained(OUT / "pickled", safe_serialization=False)
+    (OUT / "pickled/README.md").unlink()
+    # PEFT writes the sets of its config in any order.
+    shutil.copy(OUT / "saved/adapter_config.json", OUT / "pickled/adapter_config.json")
+    theirs, ours = torch.load(OUT / "pickled/adapter_model.bin"), load_file(OUT / "saved/adapter_model.safetensors")
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
+
+
 def real():
     load = lambda: AutoModelForCausalLM.from_pretrained(MODELS / "base", dtype=torch.float32)
     before = load().state_dict()
@@ -156,5 +170,7 @@ def real():
 
 
 if __name__ == "__main__":
-    main()
-    real()
+    if sys.argv[1:] != ["pickled"]:
+        main()
+        real()
+    pickled()

@@ -3,6 +3,8 @@
 //! Large files (weights) answer with a redirect to a storage under another host name, others with
 //! one to another path, as at the Hub itself.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use crate::support::{INDEX, Run, SINGLE, Sandbox, Tensor};
 use crate::support::{config, finish, llama, sha256, shard};
 use cognate::model::hub::{HubReference, Resolved, Settings, Unwatched, Want, resolve};

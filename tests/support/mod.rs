@@ -52,7 +52,17 @@ impl Sandbox {
 
     /// With the trained models of `merge-configs` as `models/`, and its quickstart recipe.
     pub(crate) fn with_trained_models() -> Self {
-        let sandbox = Self::new();
+        Self::new().trained_models()
+    }
+
+    /// In memory (a file's blocks there are the pages that were written or read).
+    pub(crate) fn in_memory() -> Self {
+        Self { folder: tempfile::tempdir_in("/dev/shm").unwrap() }
+    }
+
+    /// Adds what [`Sandbox::with_trained_models`] has.
+    pub(crate) fn trained_models(self) -> Self {
+        let sandbox = self;
         let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("merge-configs");
         for entry in std::fs::read_dir(configs.join("models")).unwrap() {
             let folder = entry.unwrap().path();
@@ -171,6 +181,11 @@ impl Sandbox {
         }
         all
     }
+}
+
+/// The recipes of a corpus (see `tests/recipes.rs`): the name of each, and what follows it.
+pub(crate) fn corpus(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split("=== ").skip(1).map(|entry| entry.split_once('\n').unwrap())
 }
 
 /// Runs a command to its end.

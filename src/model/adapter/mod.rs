@@ -17,10 +17,13 @@ mod whole;
 pub(crate) use decoded::THREAD_BYTES;
 
 use super::checkpoint::Checkpoint;
+use super::hub::Resolved;
 use super::pytorch::parse_pytorch;
 use super::shards::{self, Parse, Shard, StoredTensor};
-use super::source::Source;
+use super::source::{Source, TensorSpec};
 use crate::error::{Error, Result};
+use safetensors::Dtype;
+use serde_json::{Map, Value};
 use settings::Settings;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,8 +40,31 @@ pub struct Applied {
     pub reference: String,
     /// Its folder.
     pub folder: PathBuf,
+    /// Where on the Hub it comes from; none if it was given as a folder.
+    pub hub: Option<Arc<Resolved>>,
+    /// What the names of its tensors begin with among the stored ones: `adapter 1:` for the first
+    /// adapter of a model.
+    pub prefix: String,
     /// The bytes of its `adapter_config.json`, which decides what its tensors are multiplied with.
     pub config: Vec<u8>,
+}
+
+impl Applied {
+    /// Its config as a tensor of bytes, which a model's digest covers besides the tensors.
+    pub fn config_spec(&self) -> TensorSpec {
+        TensorSpec {
+            name: format!("{}{}", self.prefix, settings::FILE),
+            dtype: Dtype::U8,
+            shape: vec![self.config.len()],
+        }
+    }
+
+    /// The settings that decide what its tensors are multiplied with, as its config states them.
+    pub fn settings(&self) -> Map<String, Value> {
+        let stated: Map<String, Value> = serde_json::from_slice(&self.config).unwrap_or_default();
+        let factors = settings::FACTORS.iter();
+        factors.filter_map(|key| Some(((*key).to_string(), stated.get(*key)?.clone()))).collect()
+    }
 }
 
 /// An opened adapter.
@@ -47,17 +73,19 @@ pub(super) struct Adapter {
     pub(super) applied: Applied,
     /// Its file.
     pub(super) shard: Arc<Shard>,
-    /// Its tensors, named `reference:NAME`.
+    /// Its tensors, named [`Applied::prefix`] and the name in the file.
     pub(super) tensors: Vec<StoredTensor>,
     settings: Settings,
 }
 
 impl Adapter {
-    /// Opens the adapter in `folder`.
+    /// Opens the adapter in `folder`, to be applied as a model's `number`-th one (from 1).
     ///
     /// # Errors
     /// A file is missing or malformed, or the adapter is of a kind that cannot be applied.
-    pub(super) fn open(reference: &str, folder: &Path) -> Result<Self> {
+    pub(super) fn open(reference: &str, folder: &Path, number: usize) -> Result<Self> {
+        // By place, since a reference may be spelt in several ways and the model stays the same.
+        let prefix = format!("adapter {number}:");
         let settings = Settings::open(folder)?;
         let found = WEIGHTS.iter().find(|(file, _)| folder.join(file).exists());
         let Some((file, parse)) = found else {
@@ -66,13 +94,15 @@ impl Adapter {
                 .expected(WEIGHTS.map(|(file, _)| file).join(" or "), "neither"));
         };
         let path = folder.join(file);
-        let (shard, tensors) = shards::open_beside(&path, *parse, &format!("{reference}:"))?;
+        let (shard, tensors) = shards::open_beside(&path, *parse, &prefix)?;
         if tensors.is_empty() {
             return Err(Error::input("the adapter holds no tensors").file(&path));
         }
         let applied = Applied {
             reference: reference.to_string(),
             folder: folder.to_path_buf(),
+            hub: None,
+            prefix,
             config: settings.text.clone(),
         };
         Ok(Self { applied, shard, tensors, settings })

@@ -8,7 +8,19 @@ use regex_lite::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-const FILE: &str = "adapter_config.json";
+/// The file.
+pub(super) const FILE: &str = "adapter_config.json";
+/// What decides the factors: of the keys of the file, those that [`Settings::scaling`] and the
+/// direction and lengths of a product follow from; sorted.
+pub(super) const FACTORS: [&str; 7] = [
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "lora_alpha",
+    "r",
+    "rank_pattern",
+    "use_dora",
+    "use_rslora",
+];
 /// A config larger than this is refused unread.
 const MAX_BYTES: u64 = 16 << 20;
 /// A pattern that compiles to more than this is refused.

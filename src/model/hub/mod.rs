@@ -44,6 +44,15 @@ pub enum Want {
     Headers,
 }
 
+/// How models that are no folders are fetched from the Hub.
+#[derive(Clone, Copy)]
+pub struct Fetch<'a> {
+    /// Whole models, or what a plan needs of them.
+    pub want: Want,
+    /// Who is told how far a download is.
+    pub watch: &'a dyn Watch,
+}
+
 /// A file of a resolved model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubFile {

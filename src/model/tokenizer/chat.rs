@@ -30,6 +30,11 @@ pub enum ChatTemplate {
 }
 
 impl ChatTemplate {
+    /// The words that `chat_template` may be.
+    pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name).chain(["auto"])
+    }
+
     /// Reads the value of `chat_template`: `auto`, a built-in name, or Jinja text.
     ///
     /// # Errors
@@ -41,7 +46,7 @@ impl ChatTemplate {
         if let Some((_, text)) = BUILT_IN.iter().find(|(name, _)| *name == value) {
             return Ok(Self::Text((*text).to_string()));
         }
-        let names = || BUILT_IN.iter().map(|(name, _)| *name).chain(["auto"]);
+        let names = Self::names;
         if !value.contains('{') {
             let all = names().collect::<Vec<_>>().join(", ");
             let error = Error::input("unknown chat template")

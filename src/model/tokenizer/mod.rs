@@ -72,18 +72,22 @@ impl Tokenizer {
             }
         }
         let mut tokenizer = Self { folder: folder.to_path_buf(), file, from_beside: false };
+        let mut known = tokenizer.file.owned_vocabulary();
+        let mut by_id: BTreeMap<u32, String> =
+            known.iter().map(|(token, id)| (*id, token.clone())).collect();
         for (name, token) in settings::added_beside(folder)? {
-            let vocabulary = tokenizer.vocabulary();
-            if vocabulary.contains_key(token.content.as_str()) {
+            if known.contains_key(&token.content) {
                 continue;
             }
-            if let Some((other, _)) = vocabulary.iter().find(|(_, id)| **id == token.id) {
+            if let Some(other) = by_id.get(&token.id) {
                 return Err(Error::input("two tokens of a model have one id")
                     .file(&folder.join(name))
                     .fact("token", format!("{:?} = {}", token.content, token.id))
                     .fact("also", format!("{other:?}"))
                     .hint("tokenizer.json and the file beside it disagree; save the tokenizer anew with transformers"));
             }
+            known.insert(token.content.clone(), token.id);
+            by_id.insert(token.id, token.content.clone());
             tokenizer.file.added.push(token);
             tokenizer.from_beside = true;
         }
@@ -130,6 +134,11 @@ impl TokenizerFile {
             all.entry(&token.content).or_insert(token.id);
         }
         all
+    }
+
+    /// The same, to be kept while the file changes.
+    pub(crate) fn owned_vocabulary(&self) -> BTreeMap<String, u32> {
+        self.vocabulary().into_iter().map(|(token, id)| (token.to_string(), id)).collect()
     }
 
     /// Gives every added token its id in the model's own vocabulary too: the library numbers added

@@ -42,11 +42,11 @@ pub(crate) fn unite(base: (&str, &Tokenizer), others: &[(&str, &Tokenizer)]) -> 
         check_alike(base, *other, &mut warnings)?;
     }
     let mut file = base.1.file.clone();
-    let mut known: BTreeMap<String, u32> =
-        file.vocabulary().into_iter().map(|(token, id)| (token.to_string(), id)).collect();
+    let mut known = file.owned_vocabulary();
+    let added = added(&file);
     if others.iter().all(|(_, other)| {
         other.vocabulary().keys().all(|token| known.contains_key(*token))
-            && other.file.added.iter().all(|token| is_added(&file, &token.content))
+            && other.file.added.iter().all(|token| added.contains(token.content.as_str()))
     }) && others.iter().all(|(_, other)| other.file.model.merges == file.model.merges)
     {
         return Ok(United { file, warnings });
@@ -60,6 +60,7 @@ pub(crate) fn unite(base: (&str, &Tokenizer), others: &[(&str, &Tokenizer)]) -> 
         let mut vocabulary: Vec<(&str, u32)> = other.vocabulary().into_iter().collect();
         vocabulary.sort_by_key(|(_, id)| *id);
         let scores = scores(&other.file.model);
+        let mut lowest = lowest(&file.model);
         for (token, _) in vocabulary {
             if let Some((theirs, ours)) = scores.get(token).zip(base_scores.get(token))
                 && theirs != ours
@@ -73,8 +74,9 @@ pub(crate) fn unite(base: (&str, &Tokenizer), others: &[(&str, &Tokenizer)]) -> 
             match &mut file.model.pieces {
                 Pieces::Ids(ids) => ids.push((token.to_string(), next)),
                 Pieces::Scores(pieces) => {
-                    let lowest = pieces.iter().map(|(_, score)| *score).fold(0.0, f64::min);
-                    pieces.push((token.to_string(), *scores.get(token).unwrap_or(&lowest)));
+                    let score = *scores.get(token).unwrap_or(&lowest);
+                    lowest = lowest.min(score);
+                    pieces.push((token.to_string(), score));
                 }
             }
             next += 1;
@@ -101,15 +103,15 @@ pub(crate) fn add_tokens<'a>(
     file: &mut TokenizerFile,
     tokens: impl Iterator<Item = &'a str>,
 ) -> Result<Vec<&'a str>> {
+    let mut known: BTreeSet<String> = file.owned_vocabulary().into_keys().collect();
+    let mut next = file.vocabulary().values().max().map_or(0, |id| id + 1);
     let mut added = Vec::new();
     for token in tokens {
-        let vocabulary = file.vocabulary();
-        if vocabulary.contains_key(token) {
-            continue;
+        if known.insert(token.to_string()) {
+            file.added.push(AddedToken::plain(token, next));
+            added.push(token);
+            next += 1;
         }
-        let id = vocabulary.values().max().map_or(0, |id| id + 1);
-        file.added.push(AddedToken::plain(token, id));
-        added.push(token);
     }
     if !added.is_empty() {
         file.pin_ids()?;
@@ -117,8 +119,17 @@ pub(crate) fn add_tokens<'a>(
     Ok(added)
 }
 
-fn is_added(file: &TokenizerFile, token: &str) -> bool {
-    file.added.iter().any(|added| added.content == token)
+/// The texts of the added tokens.
+fn added(file: &TokenizerFile) -> BTreeSet<&str> {
+    file.added.iter().map(|token| token.content.as_str()).collect()
+}
+
+/// The lowest score of a model's pieces, 0 if none is below.
+fn lowest(model: &Model) -> f64 {
+    match &model.pieces {
+        Pieces::Ids(_) => 0.0,
+        Pieces::Scores(scores) => scores.iter().map(|(_, score)| *score).fold(0.0, f64::min),
+    }
 }
 
 fn scores(model: &Model) -> BTreeMap<&str, f64> {
@@ -215,14 +226,17 @@ fn add_added(
     warnings: &mut Vec<String>,
 ) {
     let mut differ = BTreeSet::new();
+    let mut places: BTreeMap<String, usize> =
+        file.added.iter().enumerate().map(|(at, token)| (token.content.clone(), at)).collect();
     for token in added {
-        match file.added.iter().find(|ours| ours.content == token.content) {
+        match places.get(&token.content).and_then(|at| file.added.get(*at)) {
             Some(ours) if !ours.same_settings(token) => {
                 differ.insert(token.content.as_str());
             }
             Some(_) => {}
             None => {
                 let id = known.get(&token.content).copied().unwrap_or(token.id);
+                places.insert(token.content.clone(), file.added.len());
                 file.added.push(AddedToken { id, ..token.clone() });
             }
         }
@@ -261,8 +275,9 @@ fn join_cut(
     for (reference, tokenizer) in std::iter::once(&base).chain(others) {
         let encoder =
             Encoder::new(&tokenizer.file.model).map_err(|e| e.fact("model", reference))?;
+        let added = added(&tokenizer.file);
         let entries = tokenizer.file.model.ids().into_iter().map(|(token, _)| token);
-        let entries = entries.filter(|token| !is_added(&tokenizer.file, token));
+        let entries = entries.filter(|token| !added.contains(token));
         let whole = entries.filter(|token| encoder.whole(token)).map(str::to_string);
         wanted.push(whole.collect());
     }

@@ -2,10 +2,12 @@
 //! compared by token, and texts encoded by the parents and by the output.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod support;
-
-#[path = "support/tokenizers.rs"]
+#[path = "../support/tokenizers.rs"]
 mod built;
+mod sliced;
+#[path = "../support/mod.rs"]
+mod support;
+mod wordpiece;
 
 use built::{byte_level, sentencepiece, unigram};
 use safetensors::Dtype;
