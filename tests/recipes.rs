@@ -8,7 +8,9 @@
 
 mod support;
 
+use cognate::recipe::RecipeFile;
 use std::fmt::Write;
+use std::path::Path;
 use support::{Sandbox, corpus};
 
 #[test]
@@ -70,6 +72,29 @@ fn what_mergekit_writes_is_well_formed() {
     insta::assert_snapshot!("mergekit", all);
 }
 
+/// A reference in parts is the same model as the text that joins them.
+#[test]
+fn references_in_parts() {
+    let recipe = |model: &str| format!("merge_method: passthrough\nmodels:\n  - model: {model}\n");
+    let name = |model: &str| {
+        let file = RecipeFile::parse(Path::new("recipe.yml"), recipe(model), &[]);
+        file.map(|file| file.stages[0].references()[0].value.clone()).map_err(|e| e.to_string())
+    };
+    assert_eq!(name("{model: {path: a, revision: v1}, lora: {path: b}}").unwrap(), "a@v1+b");
+    assert_eq!(name("{model: a@v1, lora: b}").unwrap(), name("a@v1+b").unwrap());
+    assert_eq!(name("{model: a, lora: null}").unwrap(), "a");
+    for (wrong, says) in [
+        ("{lora: b}", "the key `model` is missing"),
+        ("{model: {paht: a}}", "did you mean `path`?"),
+        ("{model: a, override_architecture: X}", "unknown key `override_architecture`"),
+        ("[a]", "expected a model, or a mapping of model and lora"),
+        ("{model: ''}", "a model reference is empty"),
+    ] {
+        let error = name(wrong).unwrap_err();
+        assert!(error.contains(says) && error.contains("recipe.yml:3:"), "{wrong}\n{error}");
+    }
+}
+
 #[test]
 fn a_check_prints_json() {
     let sandbox = Sandbox::new();
@@ -128,7 +153,7 @@ fn not_a_recipe_at_all() {
 #[test]
 fn the_corpus_is_large_and_read() {
     let tests = [include_str!("recipes.rs"), include_str!("bad_input.rs")];
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/recipes");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/recipes");
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -11,6 +11,7 @@ mod include;
 mod nearby;
 mod overrides;
 mod raw;
+mod reference;
 mod schema;
 mod setting;
 mod sources;

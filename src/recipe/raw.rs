@@ -1,6 +1,7 @@
 //! The shape of a recipe's YAML. Unknown keys are refused here, with the nearest known one.
 
 use super::nearby::{addition, hint, key_before};
+use super::reference::{self, RawReference};
 use super::schema;
 use super::setting::Setting;
 use super::sources::{At, Sources};
@@ -35,7 +36,8 @@ pub(super) struct RawRecipe {
     /// Ranges of layers, stacked in order.
     pub(super) slices: Option<At<Vec<RawSlice>>>,
     /// The model that the others are taken relative to, and that gives config and tokenizer.
-    #[schemars(length(min = 1))]
+    #[serde(default, deserialize_with = "reference::optional")]
+    #[schemars(with = "Option<RawReference>")]
     pub(super) base_model: Option<At<String>>,
     /// Parameters for the whole recipe.
     #[serde(default)]
@@ -147,7 +149,8 @@ impl<'de> Deserialize<'de> for RawInclude {
 pub(super) struct RawModel {
     /// The model: a folder, a GGUF file, `owner/name` on the Hub, or the name of a stage; `+ADAPTER`
     /// behind it adds a LoRA adapter.
-    #[schemars(length(min = 1))]
+    #[serde(deserialize_with = "reference::required")]
+    #[schemars(with = "RawReference")]
     pub(super) model: At<String>,
     /// Parameters of this model.
     #[serde(default)]
@@ -162,7 +165,8 @@ pub(super) struct RawSlice {
     /// The layers that are merged into the slice, one range a model.
     pub(super) sources: At<Vec<RawSource>>,
     /// The base of this slice, where it differs from the recipe's.
-    #[schemars(length(min = 1))]
+    #[serde(default, deserialize_with = "reference::optional")]
+    #[schemars(with = "Option<RawReference>")]
     pub(super) base_model: Option<At<String>>,
     /// Accepted with a warning; it has no effect.
     pub(super) residual_weight: Option<At<f64>>,
@@ -178,7 +182,8 @@ pub(super) struct RawSlice {
 pub(super) struct RawSource {
     /// The model: a folder, a GGUF file, `owner/name` on the Hub, or the name of a stage; `+ADAPTER`
     /// behind it adds a LoRA adapter.
-    #[schemars(length(min = 1))]
+    #[serde(deserialize_with = "reference::required")]
+    #[schemars(with = "RawReference")]
     pub(super) model: At<String>,
     /// `[start, end]`: the layers, counted from 0, the end not included.
     #[schemars(length(equal = 2), inner(range(min = 0)))]

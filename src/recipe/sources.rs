@@ -25,6 +25,11 @@ impl<T> At<T> {
     pub(super) fn nowhere(value: T) -> Self {
         Self { value, line: 0, column: 0 }
     }
+
+    /// Another value at the same place.
+    pub(super) fn map<U>(self, f: impl FnOnce(T) -> U) -> At<U> {
+        At { value: f(self.value), line: self.line, column: self.column }
+    }
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {

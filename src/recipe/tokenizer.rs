@@ -1,6 +1,7 @@
 //! `tokenizer`, `tokenizer_source` and `chat_template`: where the output's tokenizer comes from, and
 //! what the rows of its tokens are. The meaning is mergekit's.
 
+use super::reference::{self, RawReference};
 use super::sources::{At, Sources};
 use super::{Located, defaults, schema};
 use crate::error::{Error, Result, nearest};
@@ -128,6 +129,8 @@ struct RawRowMap {
     #[schemars(schema_with = "schema::row_kind")]
     kind: At<String>,
     /// The model whose row it is.
+    #[serde(default, deserialize_with = "reference::optional")]
+    #[schemars(with = "Option<RawReference>")]
     model: Option<At<String>>,
     /// The token whose row it is, by its text.
     token: Option<String>,
