@@ -5,8 +5,8 @@ mod inspect;
 mod merge;
 mod methods;
 mod plan;
-mod tasks;
 mod schema;
+mod tasks;
 
 use clap::{Parser, Subcommand};
 use cognate::{Error, Result};
