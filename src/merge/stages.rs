@@ -143,7 +143,7 @@ fn planned_tensors(
     let mut tensors: Vec<Arc<dyn Source>> = Vec::new();
     for job in &plan.jobs {
         let inputs = job.inputs.iter().map(|input| {
-            let tensor = models[input.model].shared_tensor(&input.tensor);
+            let tensor = models[input.model].shared(&input.tensor).cloned();
             tensor.ok_or_else(|| Error::internal("a planned tensor is gone").tensor(&input.tensor))
         });
         let inputs = inputs.collect::<Result<_>>()?;

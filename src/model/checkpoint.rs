@@ -128,7 +128,7 @@ impl Checkpoint {
                 .fact("adapter", reference));
         }
         let adapter = Adapter::open(reference, folder, self.adapters.len() + 1)?;
-        let mut changed = adapter.change(&self)?;
+        let changed = adapter.change(&self)?;
         for tensor in &adapter.tensors {
             let name = tensor.spec().name.clone();
             if self.stored.insert(name, tensor.clone()).is_some() {
@@ -145,12 +145,7 @@ impl Checkpoint {
             .collect();
         self.shards.push(adapter.shard);
         self.adapters.push(adapter.applied);
-        let seen = self
-            .order
-            .iter()
-            .filter_map(|name| changed.remove(name).or_else(|| self.tensors.get(name).cloned()));
-        let seen = seen.collect();
-        let mut model = self.seen_as(seen);
+        let mut model = self.with_tensors(changed);
         let read: BTreeSet<&str> = model.tensors.values().flat_map(|t| t.parts()).collect();
         let gone = replaced.into_iter().filter(|part| !read.contains(part.as_str()));
         let gone: Vec<String> = gone.collect();
@@ -205,13 +200,8 @@ impl Checkpoint {
         self.tensors.get(name).map(|tensor| &**tensor)
     }
 
-    /// The same tensor, to keep.
-    pub(crate) fn shared_tensor(&self, name: &str) -> Option<Arc<dyn Source>> {
-        self.tensors.get(name).cloned()
-    }
-
-    /// The tensor of this name, to be kept.
-    pub(super) fn shared(&self, name: &str) -> Option<&Arc<dyn Source>> {
+    /// The same tensor, to be kept.
+    pub(crate) fn shared(&self, name: &str) -> Option<&Arc<dyn Source>> {
         self.tensors.get(name)
     }
 

@@ -41,11 +41,12 @@ pub use modules::{known_modules, module_of};
 pub use pytorch::{PickledTensor, parse_pickle, parse_pytorch};
 pub(crate) use remapped::{Missing, NONE, RemappedRows, Rows};
 pub use shards::{Shard, StoredTensor, parse_header, parse_index};
+pub(crate) use sidecars::is_tokenizer_file;
 pub use sidecars::{Sidecars, WEIGHT_FILES, is_weight_file};
 pub use source::{Float, Source, TensorSpec};
 pub use tied::tied_to;
 pub use tokenizer::ChatTemplate;
 pub(crate) use tokenizer::{
     TOKENIZER, Tokenizer, TokenizerFile, TokenizerSettingsFile, United, add_tokens, chat_template,
-    is_tokenizer_file, unite,
+    unite,
 };

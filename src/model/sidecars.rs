@@ -27,14 +27,13 @@ pub fn is_weight_file(name: &str) -> bool {
     WEIGHT_FILES.iter().any(|ending| name.ends_with(ending))
 }
 
-/// Files of a model's folder that belong to the model, by the start and end of their names.
-/// Starts and ends may be empty; `config.json` itself is written anew.
-const BELONGS: [(&str, &str); 30] = [
+/// Files that belong to a tokenizer (and not to the model as a whole), by the start and end of their
+/// names; either may be empty.
+const OF_TOKENIZERS: [(&str, &str); 20] = [
     ("tokenizer", ".json"),
     ("tokenizer", ".model"),
     ("tokenizer.model.v", ""),
     ("tekken", ".json"),
-    ("", "tokenizer.py"),
     ("special_tokens_map", ".json"),
     ("added_tokens", ".json"),
     ("vocab", ".json"),
@@ -50,6 +49,12 @@ const BELONGS: [(&str, &str); 30] = [
     ("target", ".spm"),
     ("sentencepiece", ".model"),
     ("", ".tiktoken"),
+    ("chat_template", ".jinja"),
+];
+
+/// The other files of a model's folder that belong to the model; `config.json` itself is written anew.
+const BELONGS: [(&str, &str); 11] = [
+    ("", "tokenizer.py"),
     ("chat_template", ""),
     ("generation_config", ".json"),
     ("", "processor_config.json"),
@@ -72,9 +77,17 @@ fn folder_belongs(name: &str) -> bool {
     module || name == "additional_chat_templates"
 }
 
+fn listed(name: &str, files: &[(&str, &str)]) -> bool {
+    files.iter().any(|(start, end)| name.starts_with(start) && name.ends_with(end))
+}
+
 fn file_belongs(name: &str) -> bool {
-    let covered = BELONGS.iter().any(|(start, end)| name.starts_with(start) && name.ends_with(end));
-    covered && !is_weight_file(name)
+    (is_tokenizer_file(name) || listed(name, &BELONGS)) && !is_weight_file(name)
+}
+
+/// Whether a file beside the weights belongs to the tokenizer.
+pub(crate) fn is_tokenizer_file(name: &str) -> bool {
+    listed(name, &OF_TOKENIZERS)
 }
 
 /// Whether the file at this path of a model's folder belongs to the model.

@@ -98,7 +98,7 @@ impl Decoder {
         let stored = |name: &str| checkpoint.tensor(name).is_some();
         let found = architectures::find(&checkpoint.config, stored)?;
         let data = &found.architecture;
-        let find = |name: &str| checkpoint.shared_tensor(name);
+        let find = |name: &str| checkpoint.shared(name).cloned();
         let mut finder = Finder { find: &find, used: BTreeSet::new() };
         let embedding = Embedding::open(data, &mut finder)?;
         let head = match find(&data.head.tensor) {

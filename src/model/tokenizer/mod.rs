@@ -9,7 +9,7 @@ mod union;
 pub use chat::ChatTemplate;
 pub(crate) use chat::chat_template;
 pub(crate) use file::TokenizerFile;
-pub(crate) use settings::{TokenizerSettingsFile, is_tokenizer_file};
+pub(crate) use settings::TokenizerSettingsFile;
 pub(crate) use union::{United, add_tokens, unite};
 
 use crate::error::{Error, Result, list};

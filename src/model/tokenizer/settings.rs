@@ -11,36 +11,6 @@ use std::path::Path;
 const CONFIG: &str = "tokenizer_config.json";
 const ADDED: &str = "added_tokens.json";
 
-/// Files that belong to a tokenizer (and not to the model as a whole), by the start and end of their
-/// names.
-const FILES: [(&str, &str); 20] = [
-    ("tokenizer", ".json"),
-    ("tokenizer", ".model"),
-    ("tokenizer.model.v", ""),
-    ("tekken", ".json"),
-    ("special_tokens_map", ".json"),
-    ("added_tokens", ".json"),
-    ("vocab", ".json"),
-    ("vocab", ".txt"),
-    ("vocab", ".bpe"),
-    ("merges", ".txt"),
-    ("normalizer", ".json"),
-    ("bpe", ".codes"),
-    ("dict", ".txt"),
-    ("spiece", ".model"),
-    ("spm", ".model"),
-    ("source", ".spm"),
-    ("target", ".spm"),
-    ("sentencepiece", ".model"),
-    ("", ".tiktoken"),
-    ("chat_template", ".jinja"),
-];
-
-/// Whether a file beside the weights belongs to the tokenizer.
-pub(crate) fn is_tokenizer_file(name: &str) -> bool {
-    FILES.iter().any(|(start, end)| name.starts_with(start) && name.ends_with(end))
-}
-
 /// The added tokens that stand in `tokenizer_config.json` or `added_tokens.json`, by id, with the
 /// file of each. Transformers adds those that `tokenizer.json` lacks.
 pub(super) fn added_beside(folder: &Path) -> Result<Vec<(&'static str, AddedToken)>> {
