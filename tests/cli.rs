@@ -20,7 +20,7 @@ fn help_of_every_command() {
 }
 
 /// Commands that only report, on the trained models.
-const REPORTS: [(&str, &[&str]); 8] = [
+const REPORTS: [(&str, &[&str]); 11] = [
     ("plan", &["plan", "quickstart.yml", "--threads", "2"]),
     (
         "plan_with_options",
@@ -43,6 +43,9 @@ const REPORTS: [(&str, &[&str]); 8] = [
     ("inspect_tensors", &["inspect", "models/base", "--tensors"]),
     ("methods", &["methods"]),
     ("methods_ties", &["methods", "ties"]),
+    ("tasks", &["tasks"]),
+    ("tasks_mmlu_stem", &["tasks", "mmlu_stem"]),
+    ("tasks_mbpp", &["tasks", "mbpp"]),
 ];
 
 const SLICES: &str = "\

@@ -32,7 +32,8 @@ impl<'a> Items<'a> {
             None => Vec::new(),
             Some(ExampleSource::Samples(samples)) => samples.to_vec(),
             Some(ExampleSource::Split(name)) => {
-                dataset.split(name, access).map_err(about)?.rows.clone()
+                let rows = &dataset.split(name, access).map_err(about)?.rows;
+                rows.get(task.fewshot.skip..).unwrap_or_default().to_vec()
             }
         };
         let mut prompts = Prompts::new(task, &evaluated, examples)?;

@@ -62,6 +62,8 @@ pub struct Item {
     pub choices: Vec<String>,
     /// For each metric of the task, the text whose words and bytes are counted.
     pub counted: Vec<Option<String>>,
+    /// For each metric of the task, which choices are true, where it asks for that.
+    pub labels: Vec<Option<Vec<bool>>>,
     /// What an answer begins with.
     pub prefix: Option<String>,
 }
@@ -151,8 +153,29 @@ impl<'a> Prompts<'a> {
             None => Ok(None),
         });
         let counted = counted.collect::<Result<_>>()?;
+        let labels = task.metrics.iter().map(|metric| match &metric.labels {
+            Some(source) => self.labels(source, document, choices.len()).map(Some),
+            None => Ok(None),
+        });
+        let labels = labels.collect::<Result<_>>()?;
         let document = document.clone();
-        Ok(Item { id, document, prompts, target, text_label, choices, counted, prefix })
+        Ok(Item { id, document, prompts, target, text_label, choices, counted, labels, prefix })
+    }
+
+    /// Which of `count` choices are true: those whose label is 1.
+    fn labels(&self, source: &str, document: &Document, count: usize) -> Result<Vec<bool>> {
+        let value = match self.field(source, document)? {
+            Value::Text(text) => parse_literal(&text).unwrap_or(Value::Text(text)),
+            value => value,
+        };
+        match &value {
+            Value::List(labels) if labels.len() == count => {
+                Ok(labels.iter().map(|label| *label == Value::Int(1)).collect())
+            }
+            other => Err(Error::input("`labels` gives no list of as many labels as choices")
+                .key("metric_list")
+                .expected(format!("{count} labels"), other.repr())),
+        }
     }
 
     /// Description and examples.
@@ -343,7 +366,7 @@ fn turn(
 }
 
 /// Whether there is a blank where two texts meet.
-fn meets_blank(before: &str, after: &str) -> bool {
+pub(super) fn meets_blank(before: &str, after: &str) -> bool {
     before.ends_with(is_blank) || after.starts_with(is_blank)
 }
 

@@ -5,16 +5,22 @@ use super::encode::{Pair, TextEncoder, truncated};
 use super::items::Items;
 use super::metric::Metric;
 use super::model::{GenerateRequest, LanguageModel, Sampling, ScoreRequest};
-use super::prompt::{Item, Message, is_blank, plain};
+use super::prompt::{Item, Message, Role, is_blank, meets_blank, plain};
 use super::task::{Output, Task};
 use crate::error::{Error, Result};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// How models are asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Asking {
+pub struct Asking<'a> {
     /// Prompts are rendered with the model's chat template.
     pub chat_template: bool,
+    /// In the chat template, an example is a question and its answer (`fewshot_as_multiturn` of
+    /// lm-eval); otherwise all examples and the question are one message.
+    pub multiturn: bool,
+    /// Stands before a task's description (`system_instruction` of lm-eval).
+    pub system: Option<&'a str>,
     /// Seed of sampled texts.
     pub seed: u64,
 }
@@ -40,11 +46,14 @@ pub fn texts(
     task: &Task,
     item: &Item,
     encoder: &TextEncoder,
-    asking: Asking,
+    asking: Asking<'_>,
 ) -> Result<Vec<(String, String)>> {
-    let prompt = |messages: &Vec<Message>| match asking.chat_template {
-        true => chat::rendered(encoder, messages),
-        false => Ok(plain(messages)),
+    let prompt = |messages: &Vec<Message>| {
+        let messages = with_system(messages, asking.system, &task.format.fewshot_delimiter);
+        match asking.chat_template {
+            true => chat::rendered(encoder, &messages, asking.multiturn),
+            false => Ok(plain(&messages)),
+        }
     };
     let contexts = item.prompts.iter().map(prompt).collect::<Result<Vec<_>>>()?;
     let first = || contexts.first().cloned().unwrap_or_default();
@@ -54,7 +63,8 @@ pub fn texts(
         Output::LogLikelihood => vec![(first(), item.target.display())],
         Output::MultipleChoice => {
             // Behind a template's generation prompt no delimiter is needed.
-            let begun = item.prefix.as_deref().is_some_and(|text| !text.ends_with(is_blank));
+            let begun = task.format.prefix.as_deref();
+            let begun = begun.is_some_and(|text| !text.is_empty() && !text.ends_with(is_blank));
             let delimiter = match asking.chat_template && !begun {
                 true => "",
                 false => &task.format.target_delimiter,
@@ -79,6 +89,30 @@ pub fn texts(
     })
 }
 
+/// A prompt with an instruction before its description: parted by the delimiter of examples, unless
+/// there is a blank where they meet.
+fn with_system<'a>(
+    messages: &'a [Message],
+    system: Option<&str>,
+    delimiter: &str,
+) -> Cow<'a, [Message]> {
+    let Some(system) = system.filter(|system| !system.is_empty()) else {
+        return Cow::Borrowed(messages);
+    };
+    let mut messages = messages.to_vec();
+    match messages.first_mut() {
+        Some(first) if first.role == Role::System => {
+            let between = if meets_blank(system, &first.content) { "" } else { delimiter };
+            first.content = format!("{system}{between}{}", first.content);
+        }
+        _ => {
+            let (content, delimiter) = (system.to_string(), String::new());
+            messages.insert(0, Message { role: Role::System, content, delimiter });
+        }
+    }
+    Cow::Owned(messages)
+}
+
 /// Asks a model about all items of a task. `progress` is told of items done.
 ///
 /// # Errors
@@ -87,7 +121,7 @@ pub fn ask(
     model: &dyn LanguageModel,
     encoder: &Arc<TextEncoder>,
     items: &Items<'_>,
-    asking: Asking,
+    asking: Asking<'_>,
     progress: &dyn Fn(usize),
 ) -> Result<Vec<Answer>> {
     match items.task.output {
@@ -106,7 +140,7 @@ fn score(
     model: &dyn LanguageModel,
     encoder: &TextEncoder,
     items: &Items<'_>,
-    asking: Asking,
+    asking: Asking<'_>,
     progress: &dyn Fn(usize),
 ) -> Result<Vec<Answer>> {
     let task = items.task;
@@ -177,7 +211,7 @@ fn generate(
     model: &dyn LanguageModel,
     encoder: &Arc<TextEncoder>,
     items: &Items<'_>,
-    asking: Asking,
+    asking: Asking<'_>,
     progress: &dyn Fn(usize),
 ) -> Result<Vec<Answer>> {
     let task = items.task;

@@ -125,7 +125,7 @@ pub fn evaluate(
     model: &dyn LanguageModel,
     encoder: &Arc<TextEncoder>,
     items: &Items<'_>,
-    asking: Asking,
+    asking: Asking<'_>,
     progress: &dyn Fn(usize),
 ) -> Result<TaskResult> {
     let answers = request::ask(model, encoder, items, asking, progress)?;

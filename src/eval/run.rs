@@ -77,7 +77,7 @@ pub fn model(
     candidate: &Candidate<'_>,
     selected: &[Selected],
     items: &[Items<'_>],
-    asking: Asking,
+    asking: Asking<'_>,
     progress: &dyn Fn(Step<'_>),
 ) -> Result<ModelResult> {
     let Candidate { name, model, encoder } = candidate;

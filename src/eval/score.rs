@@ -54,7 +54,10 @@ pub fn item(items: &Items<'_>, item: &Item, answer: &Answer) -> Result<ItemScore
                 rolling(setting.metric, item, answer, counted)
             }
             Output::LogLikelihood => continuation(setting.metric, answer),
-            _ => choice(items, setting.metric, item, answer),
+            _ => match item.labels.get(i).and_then(Option::as_deref) {
+                Some(labels) => share(labels, &answer.log_likelihoods),
+                None => choice(items, setting.metric, item, answer),
+            },
         };
         let value = value.ok_or_else(|| {
             located(Error::internal("a metric stands in a task it is not defined for"))
@@ -179,6 +182,16 @@ fn choice(items: &Items<'_>, metric: Metric, item: &Item, answer: &Answer) -> Op
     })
 }
 
+/// The share of the choices' probability that the true ones have (`process_results_mc2` of lm-eval's
+/// truthfulqa).
+fn share(labels: &[bool], lls: &[f64]) -> Option<ItemValue> {
+    if labels.len() != lls.len() || lls.is_empty() {
+        return None;
+    }
+    let all = softmax(lls).into_iter().zip(labels);
+    Some(ItemValue::Number(all.filter(|(_, label)| **label).map(|(share, _)| share).sum()))
+}
+
 fn softmax(lls: &[f64]) -> Vec<f64> {
     let most = lls.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let powers: Vec<f64> = lls.iter().map(|ll| (ll - most).exp()).collect();
@@ -241,6 +254,21 @@ mod tests {
         {
             assert_eq!(words(text), count, "{text:?}");
         }
+    }
+
+    /// The right sides are what `process_results_mc2` of lm-eval 0.4.13 gives.
+    #[test]
+    fn the_share_of_true_choices() {
+        let found = |labels: &[bool], lls: &[f64]| match share(labels, lls) {
+            Some(ItemValue::Number(share)) => share,
+            other => panic!("{other:?}"),
+        };
+        let lls = [-3.25, -1.5, -7.0, -2.0];
+        assert!((found(&[true, false, false, true], &lls) - 0.43729453878206614).abs() < 1e-15);
+        assert!((found(&[true; 4], &lls) - 1.0).abs() < 1e-15);
+        // Far below what f64 can hold as probabilities lm-eval divides by zero.
+        assert!((found(&[true, false], &[-1000.0, -1000.0]) - 0.5).abs() < 1e-15);
+        assert_eq!(share(&[true], &lls), None);
     }
 
     #[test]

@@ -79,6 +79,20 @@ const SPLIT_WORDS: [(&str, &[&str]); 3] = [
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Files { files, .. } => {
+                let names: Vec<&str> =
+                    files.splits.values().flatten().map(String::as_str).collect();
+                f.write_str(&names.join(", "))
+            }
+            Self::Folder(folder) => write!(f, "{}", folder.display()),
+            Self::Hub(reference) => write!(f, "{reference}"),
+        }
+    }
+}
+
 impl Location {
     /// Reads `dataset_path`. `folder` is the task file's, `files` what `data_files` names.
     ///

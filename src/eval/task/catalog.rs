@@ -1,24 +1,51 @@
 //! Tasks by name: the built-in ones, those of folders, and files.
 
-use super::settings::{Setting, Settings};
-use super::{Group, Selected, Task, check, group};
+use super::settings::{Setting, Settings, Strictness};
+use super::{Group, Selected, Task, check, group, table};
 use crate::error::{Error, Result, list, nearest};
 use serde_json::Value as Json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The task files that are part of the program.
-pub const BUILT_IN: &[(&str, &str)] = &[
-    ("arc_challenge.yaml", include_str!("../tasks/arc_challenge.yaml")),
-    ("arc_easy.yaml", include_str!("../tasks/arc_easy.yaml")),
-    ("boolq.yaml", include_str!("../tasks/boolq.yaml")),
-    ("gsm8k.yaml", include_str!("../tasks/gsm8k.yaml")),
-    ("hellaswag.yaml", include_str!("../tasks/hellaswag.yaml")),
-    ("lambada_openai.yaml", include_str!("../tasks/lambada_openai.yaml")),
-    ("openbookqa.yaml", include_str!("../tasks/openbookqa.yaml")),
-    ("piqa.yaml", include_str!("../tasks/piqa.yaml")),
-    ("wikitext.yaml", include_str!("../tasks/wikitext.yaml")),
-    ("winogrande.yaml", include_str!("../tasks/winogrande.yaml")),
+/// Names files under `src/eval/tasks` with their texts.
+macro_rules! built_in {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../tasks/", $name)))),*]
+    };
+}
+
+/// The task files that are part of the program, and what they include.
+pub const BUILT_IN: &[(&str, &str)] = built_in![
+    "arc_challenge.yaml",
+    "arc_easy.yaml",
+    "bbh/_bbh.yaml",
+    "bbh/bbh.yaml",
+    "bbh/bbh_cot_zeroshot.yaml",
+    "bbh/bbh_cot_zeroshot_tasks.yaml",
+    "bbh/bbh_zeroshot.yaml",
+    "bbh/bbh_zeroshot_tasks.yaml",
+    "boolq.yaml",
+    "ceval/ceval-valid.yaml",
+    "ceval/ceval.yaml",
+    "ceval/ceval_tasks.yaml",
+    "cmmlu/cmmlu.yaml",
+    "cmmlu/cmmlu_tasks.yaml",
+    "gsm8k.yaml",
+    "hellaswag.yaml",
+    "lambada_openai.yaml",
+    "mbpp.yaml",
+    "mmlu/mmlu.yaml",
+    "mmlu/mmlu_humanities.yaml",
+    "mmlu/mmlu_other.yaml",
+    "mmlu/mmlu_social_sciences.yaml",
+    "mmlu/mmlu_stem.yaml",
+    "mmlu/mmlu_tasks.yaml",
+    "openbookqa.yaml",
+    "piqa.yaml",
+    "truthfulqa_mc1.yaml",
+    "truthfulqa_mc2.yaml",
+    "wikitext.yaml",
+    "winogrande.yaml",
 ];
 
 /// Stands for the folder of the built-in files.
@@ -37,12 +64,14 @@ pub struct Entry {
     pub name: String,
     /// Its file.
     pub file: PathBuf,
-    /// Whether it is a group.
-    pub group: bool,
+    /// Of a group, the names of its members.
+    pub members: Option<Vec<String>>,
     /// The tags it has.
     pub tags: Vec<String>,
     /// Why it cannot be used, where that is so.
     pub broken: Option<Error>,
+    /// Of a task that is a row of its file's table, what it is.
+    row: Option<Settings>,
 }
 
 /// All tasks that are known by name.
@@ -61,65 +90,86 @@ impl Catalog {
         catalog
     }
 
-    /// Adds the tasks of a folder and the folders in it. A file that cannot be used is an error only
-    /// when its task is asked for.
+    /// Adds the tasks of a folder and the folders in it. They take the place of others of the same
+    /// names; of two files of the folder that name the same task, the first counts, by path. A file
+    /// that cannot be used is an error only when its task is asked for.
     ///
     /// # Errors
     /// The folder cannot be read.
     pub fn add_folder(&mut self, folder: &Path) -> Result<()> {
         std::fs::read_dir(folder).map_err(|e| Error::io("read the folder of tasks", folder, &e))?;
+        let mut files = Vec::new();
         let mut folders = vec![(folder.to_path_buf(), 0)];
         while let Some((folder, depth)) = folders.pop() {
-            let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-            let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-            paths.sort();
-            for path in paths {
-                let yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
+            for path in paths(&folder) {
                 if path.is_dir() && depth < MAX_DEPTH {
                     folders.push((path, depth + 1));
-                } else if yaml && path.is_file() {
-                    self.add(&path);
+                } else if is_task_file(&path) && path.is_file() {
+                    files.push(path);
                 }
             }
         }
+        files.sort_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+        let mut found = Self::default();
+        files.iter().for_each(|file| found.add(file));
+        self.entries.extend(found.entries);
         Ok(())
     }
 
-    /// Adds the task or group of a file, if it holds one: a file without either is one that others
-    /// include.
+    /// Adds the tasks or the group of a file, if it holds one: a file without either is one that
+    /// others include. Names that are there stay what they are.
     fn add(&mut self, file: &Path) {
-        let (name, group, tags, broken) = match read(file) {
-            Ok(settings) => {
-                let is_group = group::is_group(&settings);
-                let key = if is_group { "group" } else { "task" };
-                let Some(Json::String(name)) = settings.get(key).map(|name| name.value.clone())
-                else {
-                    return;
-                };
-                let tags = ["tag", "group"].iter().filter(|_| !is_group);
-                let tags =
-                    tags.filter_map(|key| settings.get(key)?.texts().ok()).flatten().collect();
-                (name, is_group, tags, None)
-            }
-            Err(e) => {
-                let text = text(file).unwrap_or_default();
-                let named = text.lines().find_map(|line| {
-                    line.strip_prefix("task:").or(line.strip_prefix("group:")).map(str::trim)
-                });
-                let named = named.map(|name| name.trim_matches(['"', '\'']).to_string());
-                let Some(name) = named.filter(|name| !name.is_empty()) else {
-                    return;
-                };
-                (name, false, Vec::new(), Some(e))
-            }
-        };
-        let entry = Entry { name: name.clone(), file: file.to_path_buf(), group, tags, broken };
-        self.entries.insert(name, entry);
+        let found = read(file).and_then(|settings| entries(file, settings));
+        let found = found.unwrap_or_else(|e| {
+            let names = Settings::with_includes(file, &text, Strictness::Names, &mut Vec::new());
+            let entry = names.ok().and_then(|settings| entry(file, &settings));
+            entry.into_iter().map(|entry| Entry { broken: Some(e.clone()), ..entry }).collect()
+        });
+        for entry in found {
+            self.entries.entry(entry.name.clone()).or_insert(entry);
+        }
     }
 
     /// The tasks and groups, by name.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
+    }
+
+    /// The tasks and groups that no other group holds.
+    pub fn outermost(&self) -> Vec<&Entry> {
+        let groups = self.entries.values().filter(|entry| entry.members.is_some());
+        let mut held = BTreeSet::new();
+        for group in groups {
+            let members = self.members(group).into_iter().map(|member| member.name.as_str());
+            held.extend(members.filter(|member| *member != group.name));
+        }
+        self.entries.values().filter(|entry| !held.contains(entry.name.as_str())).collect()
+    }
+
+    /// What a group holds: its members, and those of the tags among them.
+    fn members<'a>(&'a self, group: &Entry) -> Vec<&'a Entry> {
+        let of = |name: &String| match self.entries.get(name) {
+            Some(entry) => vec![entry],
+            None => self.entries.values().filter(|entry| entry.tags.contains(name)).collect(),
+        };
+        group.members.iter().flatten().flat_map(of).collect()
+    }
+
+    /// The names of the tasks in a group and in the groups within it.
+    pub fn tasks_within<'a>(&'a self, group: &'a Entry) -> Vec<&'a str> {
+        let mut names: Vec<&str> = Vec::new();
+        let mut open = vec![(group, 0)];
+        while let Some((entry, depth)) = open.pop() {
+            match &entry.members {
+                None if !names.contains(&entry.name.as_str()) => names.push(&entry.name),
+                Some(_) if depth < MAX_GROUPS => {
+                    open.extend(self.members(entry).into_iter().map(|member| (member, depth + 1)));
+                }
+                _ => {}
+            }
+        }
+        names.sort_unstable();
+        names
     }
 
     /// Finds what `--task` asks for: a task, a group or a tag by name, or a file.
@@ -128,23 +178,20 @@ impl Catalog {
     /// Nothing is called so, or what is called so cannot be used.
     pub fn select(&self, name: &str) -> Result<Vec<Selected>> {
         let path = Path::new(name);
-        let yaml = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
-        if yaml {
+        if is_task_file(path) {
             if !path.is_file() {
                 return Err(Error::input("the task file is not there").file(path));
             }
-            let mut catalog = self.clone();
+            let mut beside = Self::default();
             if let Some(folder) = path.parent() {
                 let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-                let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-                for beside in entries.map(|entry| entry.path()) {
-                    let yaml = beside.extension().is_some_and(|end| end == "yaml" || end == "yml");
-                    if yaml && beside != path {
-                        catalog.add(&beside);
-                    }
-                }
+                let others = paths(folder).into_iter().filter(|other| is_task_file(other));
+                others.filter(|other| other != path).for_each(|other| beside.add(&other));
             }
-            return Ok(vec![catalog.resolve(&read(path)?, &[], 0)?]);
+            let mut catalog = self.clone();
+            catalog.entries.extend(beside.entries);
+            let all = table::tasks(read(path)?)?;
+            return all.iter().map(|settings| catalog.resolve(settings, &[], 0)).collect();
         }
         self.named(name, &[], 0)
     }
@@ -154,7 +201,11 @@ impl Catalog {
             if let Some(broken) = &entry.broken {
                 return Err(broken.clone());
             }
-            return Ok(vec![self.resolve(&read(&entry.file)?, over, depth)?]);
+            let selected = match &entry.row {
+                Some(row) => self.resolve(row, over, depth),
+                None => self.resolve(&read(&entry.file)?, over, depth),
+            };
+            return Ok(vec![selected?]);
         }
         let tagged = self.entries.values().filter(|entry| entry.tags.iter().any(|tag| tag == name));
         let tagged: Vec<Selected> = tagged
@@ -273,10 +324,49 @@ impl Catalog {
     }
 }
 
+/// The entries of a file's settings.
+fn entries(file: &Path, settings: Settings) -> Result<Vec<Entry>> {
+    let in_table = settings.get("table").is_some();
+    let tasks = table::tasks(settings)?.into_iter();
+    let entry = |settings: Settings| {
+        let entry = entry(file, &settings)?;
+        Some(Entry { row: in_table.then_some(settings), ..entry })
+    };
+    Ok(tasks.filter_map(entry).collect())
+}
+
+/// The entry of a task or group; none for settings that are neither.
+fn entry(file: &Path, settings: &Settings) -> Option<Entry> {
+    let is_group = group::is_group(settings);
+    let name = settings.get(if is_group { "group" } else { "task" })?.value.as_str()?;
+    let tags = ["tag", "group"].iter().filter(|_| !is_group);
+    let tags = tags.filter_map(|key| settings.get(key)?.texts().ok()).flatten();
+    Some(Entry {
+        name: name.to_string(),
+        file: file.to_path_buf(),
+        members: is_group.then(|| group::member_names(settings)),
+        tags: tags.collect(),
+        broken: None,
+        row: None,
+    })
+}
+
+fn is_task_file(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "yaml" || end == "yml")
+}
+
+/// What a folder holds, sorted; nothing where it cannot be read.
+fn paths(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
 /// Reads the settings of a file, built-in or not.
 fn read(file: &Path) -> Result<Settings> {
     if file.starts_with(BUILT_IN_FOLDER) {
-        return Settings::with_includes(file, &text, &mut Vec::new());
+        return Settings::with_includes(file, &text, Strictness::Checked, &mut Vec::new());
     }
     Settings::read(file)
 }
@@ -297,8 +387,13 @@ impl Task {
     /// Reads the task of a file.
     ///
     /// # Errors
-    /// It cannot be read, is no task, or holds what is not supported.
+    /// It cannot be read, is no task or several, or holds what is not supported.
     pub fn read(file: &Path) -> Result<Self> {
-        check::task(&read(file)?)
+        match table::tasks(read(file)?)?.as_slice() {
+            [one] => check::task(one),
+            several => Err(Error::input("a file of several tasks is read as one")
+                .file(file)
+                .expected("one task", several.len())),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! From settings to a checked [`Task`].
 
 use super::settings::{Setting, Settings};
-use super::{Fewshot, Format, Output, Part, Sampler, Task, parts};
+use super::{Fewshot, Format, Output, Part, Sampler, Task, filters, parts};
 use crate::error::{Error, Result, nearest};
 use crate::eval::dataset::{DataFiles, Document, Location, Value};
 use crate::eval::template::Templates;
@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
 /// Keys of `fewshot_config`.
-const FEWSHOT_KEYS: [&str; 10] = [
+const FEWSHOT_KEYS: [&str; 11] = [
     "sampler",
     "split",
     "samples",
@@ -20,6 +20,7 @@ const FEWSHOT_KEYS: [&str; 10] = [
     "target_delimiter",
     "fewshot_delimiter",
     "fewshot_indices",
+    "skip",
 ];
 
 /// Keys of `dataset_kwargs` that change nothing here.
@@ -64,7 +65,7 @@ pub(super) fn task(settings: &Settings) -> Result<Task> {
         description: text("description")?.unwrap_or_default(),
         fewshot: fewshot(settings, &format)?,
         metrics: parts::metrics(settings.get("metric_list"), output)?,
-        filters: parts::filters(settings.get("filter_list"))?,
+        filters: filters::filters(settings.get("filter_list"))?,
         generation: parts::generation(
             settings.get("generation_kwargs").filter(|_| output == Output::GenerateUntil),
             repeats,
@@ -150,6 +151,7 @@ fn fewshot(settings: &Settings, format: &Format) -> Result<Fewshot> {
         count: settings.get("num_fewshot").map(Setting::count).transpose()?.unwrap_or(0),
         sampler: Sampler::Random,
         split: settings.get("fewshot_split").map(Setting::text).transpose()?,
+        skip: 0,
         samples: None,
         format: format.clone(),
     };
@@ -183,6 +185,10 @@ fn fewshot(settings: &Settings, format: &Format) -> Result<Fewshot> {
                 let rows = value.as_array().map(|rows| rows.iter().map(row).collect());
                 let rows: Option<Option<Vec<Document>>> = rows;
                 fewshot.samples = Some(rows.flatten().ok_or_else(|| wrong("a list of mappings"))?);
+            }
+            "skip" => {
+                let skip = value.as_u64().and_then(|skip| usize::try_from(skip).ok());
+                fewshot.skip = skip.ok_or_else(|| wrong("a whole number from 0 on"))?;
             }
             "doc_to_text" => fewshot.format.text = part()?,
             "doc_to_target" => fewshot.format.target = part()?,
@@ -287,8 +293,9 @@ fn templates(settings: &Settings, task: &Task) -> Result<()> {
                 .map_err(|e| e.fact("file", &setting.place).key(&setting.key))?;
         }
     }
-    for counted in task.metrics.iter().filter_map(|metric| metric.counted.as_deref()) {
-        templates.check(counted).map_err(|e| e.file(&settings.file).key("metric_list"))?;
+    let sources = task.metrics.iter().flat_map(|metric| [&metric.counted, &metric.labels]);
+    for source in sources.flatten() {
+        templates.check(source).map_err(|e| e.file(&settings.file).key("metric_list"))?;
     }
     Ok(())
 }

@@ -75,6 +75,16 @@ pub(super) fn is_group(settings: &Settings) -> bool {
         && settings.get("task").is_none_or(|task| matches!(task.value, Json::Array(_)))
 }
 
+/// The names of a group's members.
+pub(super) fn member_names(settings: &Settings) -> Vec<String> {
+    let members = settings.get("task").and_then(|members| members.value.as_array());
+    let name = |member: &Json| match member {
+        Json::String(name) => Some(name.clone()),
+        member => Some(member.get("group").or_else(|| member.get("task"))?.as_str()?.to_string()),
+    };
+    members.into_iter().flatten().filter_map(name).collect()
+}
+
 /// The settings that a group gives to its members.
 pub(super) fn for_members(settings: &Settings) -> Vec<Setting> {
     let shared = settings.all.iter().filter(|setting| !OWN.contains(&setting.key.as_str()));

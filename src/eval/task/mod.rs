@@ -1,14 +1,18 @@
 //! Tasks as data: lm-evaluation-harness' YAML → checked [`Task`]s and [`Group`]s.
 //!
-//! `settings.rs` reads keys with their places and includes, `check.rs` makes a task of them with
-//! `parts.rs` (metrics, filters, generation), `group.rs` a group, and `catalog.rs` finds tasks by
+//! `settings.rs` reads keys with their places and includes, `table.rs` makes several tasks of a file
+//! with a table, `check.rs` makes a task of them with
+//! `parts.rs` (metrics, generation) and `filters.rs`, `group.rs` a group, and `catalog.rs` finds tasks by
 //! name.
 
 mod catalog;
 mod check;
+mod filters;
 mod group;
+mod options;
 mod parts;
 mod settings;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -96,6 +100,14 @@ impl Task {
     pub fn evaluated_split(&self) -> Option<&str> {
         self.test_split.as_deref().or(self.validation_split.as_deref())
     }
+
+    /// Where its items are, in words: files, a folder, or a dataset's name and configuration.
+    pub fn dataset(&self) -> String {
+        match &self.dataset_name {
+            Some(name) => format!("{}, {name}", self.location),
+            None => self.location.to_string(),
+        }
+    }
 }
 
 /// How an item becomes text.
@@ -124,6 +136,8 @@ pub struct Fewshot {
     pub sampler: Sampler,
     /// The split they come from; the rule of [`Fewshot::source`] where there is none.
     pub split: Option<String>,
+    /// So many rows at the beginning of the split are no examples.
+    pub skip: usize,
     /// Examples that stand in the task itself.
     pub samples: Option<Vec<Document>>,
     /// How an example becomes text.
@@ -176,6 +190,9 @@ pub struct MetricSetting {
     pub exact: ExactMatch,
     /// The text (a column or a template) whose words or bytes are counted instead of the target's.
     pub counted: Option<String>,
+    /// A list (a column or a template) that holds 1 for each true choice: `acc` then is the share of
+    /// the choices' probability that the true ones have.
+    pub labels: Option<String>,
 }
 
 /// How texts are generated.

@@ -5,7 +5,7 @@
 use crate::error::{Error, Result, nearest};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value as Json;
-use serde_yaml::Spanned;
+use serde_yaml::{DuplicateKeyPolicy, Spanned};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ const MAX_INCLUDES: usize = 16;
 const MAX_BYTES: u64 = 16 << 20;
 
 /// Keys of a task or a group.
-const KEYS: [&str; 40] = [
+const KEYS: [&str; 42] = [
     "aggregate_metric_list",
     "dataset_kwargs",
     "dataset_name",
@@ -41,6 +41,7 @@ const KEYS: [&str; 40] = [
     "output_type",
     "repeats",
     "should_decontaminate",
+    "table",
     "tag",
     "target_delimiter",
     "task",
@@ -49,6 +50,7 @@ const KEYS: [&str; 40] = [
     "training_split",
     "unsafe_code",
     "validation_split",
+    "variables",
     // Known, and refused with what to do instead.
     "class",
     "custom_dataset",
@@ -107,6 +109,15 @@ pub(super) struct Setting {
     pub(super) folder: PathBuf,
 }
 
+/// How a file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Strictness {
+    /// What cannot work is an error.
+    Checked,
+    /// To know what a file that cannot work would have been called, and belonged to.
+    Names,
+}
+
 /// The settings of a task or group.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
@@ -127,13 +138,14 @@ impl Settings {
             }
             std::fs::read_to_string(file).map_err(failed)
         };
-        Self::with_includes(file, &read, &mut Vec::new())
+        Self::with_includes(file, &read, Strictness::Checked, &mut Vec::new())
     }
 
     /// The same for files that come from wherever `read` has them.
     pub(super) fn with_includes(
         file: &Path,
         read: &dyn Fn(&Path) -> Result<String>,
+        strictness: Strictness,
         open: &mut Vec<PathBuf>,
     ) -> Result<Self> {
         if open.iter().any(|other| other == file) || open.len() >= MAX_INCLUDES {
@@ -142,12 +154,12 @@ impl Settings {
                 .key("include"));
         }
         open.push(file.to_path_buf());
-        let mut own = Self::parse(file, &read(file)?)?;
+        let mut own = Self::parse(file, &read(file)?, strictness)?;
         let mut merged = Self { file: file.to_path_buf(), all: Vec::new() };
         if let Some(include) = own.take("include") {
             for path in include.texts()? {
                 let path = include.folder.join(path);
-                let mut included = Self::with_includes(&path, read, open)?;
+                let mut included = Self::with_includes(&path, read, strictness, open)?;
                 included.take("task_list");
                 merged.lay_over(included.all);
             }
@@ -158,16 +170,21 @@ impl Settings {
     }
 
     /// Parses one file.
-    pub(super) fn parse(file: &Path, text: &str) -> Result<Self> {
-        refuse_functions(file, text)?;
+    fn parse(file: &Path, text: &str, strictness: Strictness) -> Result<Self> {
         // `y` and `no` are texts, as choices often are.
-        let options = serde_yaml::options! { strict_booleans: true };
+        let mut options = serde_yaml::options! { strict_booleans: true };
+        match strictness {
+            Strictness::Checked => refuse_functions(file, text)?,
+            Strictness::Names => options.duplicate_keys = DuplicateKeyPolicy::LastWins,
+        }
         let entries: Entries =
             serde_yaml::from_str_with_options(text, options).map_err(|e| yaml_error(file, &e))?;
         let folder = file.parent().unwrap_or(Path::new("")).to_path_buf();
         let setting = |(key, value): (Spanned<String>, Spanned<Json>)| {
             let key_place = at(file, key.referenced.line(), key.referenced.column());
-            known(&key.value).map_err(|e| e.fact("file", &key_place))?;
+            if strictness == Strictness::Checked {
+                known(&key.value).map_err(|e| e.fact("file", &key_place))?;
+            }
             Ok(Setting {
                 key: key.value,
                 value: value.value,
@@ -298,8 +315,13 @@ fn at(file: &Path, line: u64, column: u64) -> String {
     format!("{}:{line}:{column}", file.display())
 }
 
+/// Whether a task or a group has a key of this name.
+pub(super) fn is_key(key: &str) -> bool {
+    KEYS.contains(&key)
+}
+
 fn known(key: &str) -> Result<()> {
-    if KEYS.contains(&key) {
+    if is_key(key) {
         return Ok(());
     }
     let unknown = Error::input(format!("unknown key `{key}`")).key(key);
@@ -323,6 +345,7 @@ fn refuse_functions(file: &Path, text: &str) -> Result<()> {
             continue;
         };
         let key = key.trim_start_matches(|c: char| c.is_whitespace() || c == '-');
+        let key = key.trim_matches(['"', '\'']);
         let function = line[at + "!function".len()..].trim();
         return Err(Error::input("a task calls a Python function, and cognate runs no Python")
             .fact("file", format!("{}:{}:{}", file.display(), i + 1, at + 1))

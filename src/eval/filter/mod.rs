@@ -3,7 +3,17 @@
 //! A pipeline has a name (`strict-match`, `flexible-extract`) and steps, each of which is given all
 //! responses to one item.
 
-use super::dataset::{Document, Value};
+mod choices;
+mod mapped;
+mod numbers;
+mod words;
+
+pub use choices::MultiChoice;
+pub use mapped::MapRegex;
+pub use numbers::NumberRegex;
+pub use words::ListedWords;
+
+use super::dataset::Document;
 use super::pattern::Pattern;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
@@ -24,6 +34,12 @@ pub enum Filter {
     Regex(Extract),
     /// The match of a pattern, else a choice that is named in the text, else a letter after a colon.
     MultiChoice(MultiChoice),
+    /// What the first of some patterns to match stands for.
+    MapRegex(MapRegex),
+    /// The match of a pattern, else a number in words.
+    NumberRegex(NumberRegex),
+    /// The words of a list in the item, in the response's order.
+    ListedWords(ListedWords),
     /// The first response.
     TakeFirst,
     /// The first responses.
@@ -56,17 +72,28 @@ pub struct Extract {
     pub fallback: String,
 }
 
-/// `multi_choice_regex`: takes `(A)` and the like.
-#[derive(Clone, Debug)]
-pub struct MultiChoice {
-    /// The pattern that is tried first.
-    pub extract: Extract,
-    /// Choices are compared in lower case.
+/// What is left out of account in a response before a pattern is looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Reduction {
+    /// It is put in lower case.
     pub ignore_case: bool,
-    /// Choices are compared without punctuation.
+    /// Punctuation is removed.
     pub ignore_punctuation: bool,
-    /// What these match is removed before choices are compared.
+    /// What these match is removed before.
     pub regexes_to_ignore: Vec<Pattern>,
+}
+
+impl Reduction {
+    fn apply(&self, text: &str) -> Result<String> {
+        let mut text = Pattern::remove_all(&self.regexes_to_ignore, text)?;
+        if self.ignore_case {
+            text = text.to_lowercase();
+        }
+        if self.ignore_punctuation {
+            text = Pattern::new(r"\p{P}")?.replace_all(&text, "", 0)?;
+        }
+        Ok(text)
+    }
 }
 
 impl Default for Pipeline {
@@ -100,6 +127,15 @@ impl Filter {
                 .map(|text| Ok(extract.find(text)?.unwrap_or_else(|| extract.fallback.clone())))
                 .collect::<Result<_>>()?,
             Self::MultiChoice(filter) => {
+                responses.iter().map(|text| filter.find(text, document)).collect::<Result<_>>()?
+            }
+            Self::MapRegex(filter) => {
+                responses.iter().map(|text| filter.find(text)).collect::<Result<_>>()?
+            }
+            Self::NumberRegex(filter) => {
+                responses.iter().map(|text| filter.find(text)).collect::<Result<_>>()?
+            }
+            Self::ListedWords(filter) => {
                 responses.iter().map(|text| filter.find(text, document)).collect::<Result<_>>()?
             }
             Self::TakeFirst => {
@@ -138,7 +174,7 @@ fn select<T>(items: &[T], index: i64) -> Option<&T> {
 impl Extract {
     /// The selected match: its first group that took part, or the whole of it, without blanks at
     /// both ends.
-    fn find(&self, text: &str) -> Result<Option<String>> {
+    pub fn find(&self, text: &str) -> Result<Option<String>> {
         let found = self.pattern.find_all(text)?;
         let Some(groups) = select(&found, self.select) else {
             return Ok(None);
@@ -152,84 +188,12 @@ impl Extract {
     }
 }
 
-impl MultiChoice {
-    fn find(&self, text: &str, document: &Document) -> Result<String> {
-        let given = |found: Option<String>| found.filter(|text| !text.is_empty());
-        if let Some(found) = given(self.extract.find(text)?) {
-            return Ok(found);
-        }
-        let choices = match document.get("choices") {
-            Some(Value::List(choices)) => choices,
-            _ => {
-                return Err(Error::input("multi_choice_regex needs the column `choices`")
-                    .key("filter_list")
-                    .hint("use `regex`"));
-            }
-        };
-        let letters = || ('A'..).map(String::from);
-        let mut named: Vec<(String, String)> = Vec::new();
-        for (choice, letter) in choices.iter().zip(letters()) {
-            let choice = self.reduced(choice.display().trim())?;
-            named.retain(|(known, _)| *known != choice);
-            named.push((choice, format!("({letter})")));
-        }
-        let find = |alternatives: &str, text: &str| {
-            let extract = Extract { pattern: Pattern::new(alternatives)?, ..self.extract.clone() };
-            extract.find(text)
-        };
-        // Longer ones first: of alternatives that begin alike the first would be taken.
-        let mut texts: Vec<String> = named.iter().map(|(choice, _)| escaped(choice)).collect();
-        texts.sort_by_key(|text| std::cmp::Reverse(text.chars().count()));
-        if let Some(found) = given(find(&texts.join("|"), &self.reduced(text)?)?) {
-            let letter = named.iter().find(|(choice, _)| *choice == found);
-            return Ok(letter.map_or(found, |(_, letter)| letter.clone()));
-        }
-        let alternatives: Vec<String> = letters().take(choices.len()).collect();
-        let after_colon = format!(r":[\s]*({})", alternatives.join("|"));
-        Ok(match given(find(&after_colon, text)?) {
-            Some(letter) if alternatives.contains(&letter) => format!("({letter})"),
-            Some(other) => other,
-            None => self.extract.fallback.clone(),
-        })
-    }
-
-    fn reduced(&self, text: &str) -> Result<String> {
-        let mut text = Pattern::remove_all(&self.regexes_to_ignore, text)?;
-        if self.ignore_case {
-            text = text.to_lowercase();
-        }
-        if self.ignore_punctuation {
-            text = Pattern::new(r"\p{P}")?.replace_all(&text, "", 0)?;
-        }
-        Ok(text)
-    }
-}
-
-/// A text as a pattern that matches it alone.
-fn escaped(text: &str) -> String {
-    let special = |c: char| r"\.+*?()|[]{}^$#&-~ ".contains(c);
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if special(c) && c != ' ' {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn apply(steps: Vec<Filter>, responses: &[&str]) -> String {
-        let document = Document(vec![(
-            "choices".to_string(),
-            Value::List(vec![
-                Value::Text("Guilty".into()),
-                Value::Text("Guilty of Romance".into()),
-            ]),
-        )]);
+        let document = Document(Vec::new());
         let responses: Vec<String> = responses.iter().map(ToString::to_string).collect();
         Pipeline { name: "x".into(), steps }.apply(&responses, &document).unwrap()
     }
@@ -256,22 +220,5 @@ mod tests {
         assert_eq!(apply(vec![Filter::RemoveWhitespace, Filter::Uppercase], &[" a "]), "A");
         let mapping = [("a".to_string(), "1".to_string())].into();
         assert_eq!(apply(vec![Filter::Map { mapping, default: "0".into() }], &["a"]), "1");
-    }
-
-    #[test]
-    fn choices_are_found_by_letter_or_text() {
-        let filter = |ignore: bool| {
-            vec![Filter::MultiChoice(MultiChoice {
-                extract: regex(r"(\([A-Z]\))", 0),
-                ignore_case: ignore,
-                ignore_punctuation: ignore,
-                regexes_to_ignore: vec![],
-            })]
-        };
-        assert_eq!(apply(filter(false), &["I say (B)."]), "(B)");
-        assert_eq!(apply(filter(false), &["I say Guilty of Romance"]), "(B)");
-        assert_eq!(apply(filter(true), &["guilty!"]), "(A)");
-        assert_eq!(apply(filter(false), &["answer: B"]), "(B)");
-        assert_eq!(apply(filter(false), &["what?"]), "[invalid]");
     }
 }

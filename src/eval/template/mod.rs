@@ -4,6 +4,9 @@
 //! own, `regex_replace`. Values come out as Python's `str()` writes them, and the methods that
 //! templates call on Python's strings, lists and mappings are there.
 
+mod day;
+mod python_json;
+
 use super::dataset::{Document, Value};
 use super::pattern::Pattern;
 use crate::error::{Error, Result};
@@ -39,11 +42,19 @@ impl Default for Templates {
 
 impl Templates {
     /// Renders chat templates instead, as transformers does: blocks take their line, what is not
-    /// there is false, and `raise_exception` refuses.
+    /// there is empty and false, `tojson` writes as Python's `json.dumps`, and `raise_exception`
+    /// refuses. `strftime_now` always gives the same day, so that a score does not depend on when it
+    /// was taken.
     pub fn for_chats() -> Self {
         let mut environment = Environment::new();
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_unknown_method_callback(method);
+        environment.set_formatter(|out, _, value| {
+            let text = if value.is_undefined() { String::new() } else { display(value) };
+            out.write_str(&text).map_err(minijinja::Error::from)
+        });
+        environment.add_filter("tojson", python_json::filter);
+        environment.add_function("strftime_now", |format: String| day::formatted(&format));
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         if let Ok(syntax) = syntax {
             environment.set_syntax(syntax);
