@@ -112,7 +112,7 @@ def hard(i):
     }
 
 
-# Split → number of rows, where others than train, validation and test are asked for.
+# The splits of examples and of items, where they are not train, validation and test.
 SPLITS = {"mmlu": ["dev", "test"], "ceval-valid": ["dev", "val"], "cmmlu": ["dev", "test"]}
 ITEMS |= {"truthfulqa_mc1": truthful, "truthfulqa_mc2": truthful, "mbpp": mbpp}
 FAMILIES = {
