@@ -91,7 +91,7 @@ fn instead_of_function(key: &str) -> String {
         ),
         "aggregation" => "use one of mean, median, perplexity, weighted_perplexity, bits_per_byte, f1, matthews_corrcoef, brier_score".to_string(),
         "metric" => "use one of the built-in metrics".to_string(),
-        "function" => "use regex, take_first, remove_whitespace, lowercase, uppercase, map, multi_choice_regex, majority_vote or take_first_k".to_string(),
+        "function" => "use regex, take_first, remove_whitespace, lowercase, uppercase, map, multi_choice_regex, map_regex, number_regex, listed_words, majority_vote or take_first_k".to_string(),
         "sampler" => "use `default` or `first_n`".to_string(),
         "samples" => "list the samples in the file, each a mapping of columns to values".to_string(),
         _ => "write data in its place".to_string(),
