@@ -1,6 +1,7 @@
 //! Arguments of the program and its subcommands.
 
 mod check;
+mod eval;
 mod inspect;
 mod merge;
 mod methods;
@@ -31,6 +32,8 @@ enum Command {
     Plan(plan::Args),
     /// Check all of a recipe that can be checked without its models
     Check(check::Args),
+    /// Score models on tasks, side by side
+    Eval(eval::Args),
     /// Show what a checkpoint holds
     Inspect(inspect::Args),
     /// List the merge methods and their parameters
@@ -47,6 +50,7 @@ impl Cli {
             Command::Merge(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Check(args) => args.run(),
+            Command::Eval(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Methods(args) => args.run(),
             Command::Tasks(args) => args.run(),
@@ -86,9 +90,9 @@ struct PlanArgs {
     /// Worker threads [default: all cores]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Anonymous memory to stay within
-    #[arg(long, default_value = "256MiB", value_parser = size)]
-    memory: u64,
+    /// Anonymous memory to stay within [default: 256MiB, and 8GiB for an evaluation]
+    #[arg(long, value_parser = size)]
+    memory: Option<u64>,
 }
 
 impl PlanArgs {
@@ -99,7 +103,7 @@ impl PlanArgs {
             seed: self.seed,
             shard_size: self.shard_size,
             threads: self.threads.map_or(default.threads, usize::from),
-            memory: self.memory,
+            memory: self.memory.unwrap_or(default.memory),
         }
     }
 }

@@ -27,11 +27,13 @@
 //!     cache: None,
 //!     allow_nan: false,
 //!     progress: engine::Progress::silent(),
+//!     evaluate: None,
 //! })?;
 //! # Ok(())
 //! # }
 //! ```
 
+mod compared;
 pub mod engine;
 pub mod error;
 pub mod eval;
@@ -43,6 +45,7 @@ pub mod model;
 pub mod plan;
 pub mod recipe;
 
+pub use compared::Compared;
 pub use error::{Error, Result};
-pub use merge::{Merge, WriteOptions};
+pub use merge::{EvaluateOptions, Merge, WriteOptions, Written};
 pub use model::hub::Fetch;

@@ -1,12 +1,14 @@
 //! A merge from end to end: recipe and checkpoints → plans → staged output → finished folder.
 
+mod evaluate;
 mod folders;
 mod relation;
 mod stages;
 mod step;
 
-use crate::engine::{DigestMode, Progress};
+use crate::engine::{DigestMode, Outcome, Progress};
 use crate::error::{Error, Result};
+use crate::eval::{Evaluation, Report, decoder};
 use crate::model::hub::{Fetch, Unwatched, Want};
 use crate::model::{Finder, Found};
 use crate::plan::{self, Plan};
@@ -25,6 +27,16 @@ pub struct Merge {
     stages: Vec<Stage>,
     /// What each model reference leads to.
     found: BTreeMap<String, Found>,
+    /// What the recipe asks of the output.
+    evaluation: Option<Evaluation>,
+}
+
+/// What was written.
+pub struct Written {
+    /// What the engine did.
+    pub outcome: Outcome,
+    /// What the evaluation found that the recipe asks for. Its gates may have failed.
+    pub report: Option<Report>,
 }
 
 /// How to write a merge.
@@ -38,6 +50,16 @@ pub struct WriteOptions {
     /// Let NaN in an input stay in its element.
     pub allow_nan: bool,
     /// Who is told how far the run is.
+    pub progress: Progress,
+    /// Evaluate the output, where the recipe asks for it.
+    pub evaluate: Option<EvaluateOptions>,
+}
+
+/// How to evaluate a merge that was written.
+pub struct EvaluateOptions {
+    /// How the decoder may use the machine.
+    pub decoder: decoder::Options,
+    /// Who is told how far it is.
     pub progress: Progress,
 }
 
@@ -65,7 +87,9 @@ impl Merge {
             let unrelated = relation::unrelated(stage)?;
             stage.plan.warnings.extend(unrelated);
         }
-        Ok(Self { recipe, stages, found: finder.found() })
+        evaluate::find(&recipe, &finder)?;
+        let evaluation = evaluate::evaluation(&recipe)?;
+        Ok(Self { recipe, stages, found: finder.found(), evaluation })
     }
 
     /// The plan of the output.

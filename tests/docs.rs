@@ -130,15 +130,16 @@ fn every_recipe_merges() {
 
 /// Only an example that is marked so is warned of; only the Hub's say that they fetch.
 fn check_words(at: &str, marker: &str, run: &Run) {
-    let lines = || run.stderr.lines();
+    // An evaluation says how far it is, on a slow machine.
+    let lines = || run.stderr.lines().filter(|line| !line.contains(" items  "));
     match marker {
         "warns" => {
             assert!(lines().all(|line| line.starts_with("warning: ")), "{at}\n{}", run.stderr)
         }
         "hub" => assert!(lines().all(|line| line.starts_with("fetch")), "{at}\n{}", run.stderr),
-        _ => assert_eq!(run.stderr, "", "{at}"),
+        _ => assert_eq!(lines().collect::<String>(), "", "{at}"),
     }
-    assert_eq!(run.stderr.is_empty(), marker.is_empty(), "{at}");
+    assert_eq!(lines().next().is_none(), marker.is_empty(), "{at}");
 }
 
 /// The output opens, has what its plan says, and no tensor of it is empty or the same as all others.

@@ -1,10 +1,13 @@
 //! `cognate merge`
 
+use super::eval::warn;
 use super::{PlanArgs, cache_folder, print, print_json, remark};
 use clap::Args as ClapArgs;
 use cognate::engine::{DigestMode, Progress};
+use cognate::eval::report::Style;
+use cognate::eval::{Report, decoder};
 use cognate::model::hub::Want;
-use cognate::{Fetch, Merge, Result, WriteOptions};
+use cognate::{EvaluateOptions, Fetch, Merge, Result, WriteOptions, Written};
 use std::path::PathBuf;
 
 #[derive(ClapArgs)]
@@ -25,6 +28,9 @@ pub(crate) struct Args {
     /// Merge inputs that hold NaN; each stays in its own element
     #[arg(long)]
     allow_nan: bool,
+    /// Leave the recipe's `evaluate` out
+    #[arg(long)]
+    no_eval: bool,
     /// Check and print the plan, write nothing
     #[arg(long)]
     dry_run: bool,
@@ -56,21 +62,31 @@ impl Args {
             cache: cache_folder(),
             allow_nan: self.allow_nan,
             progress: progress(),
+            evaluate: (!self.no_eval).then(|| self.evaluate()),
         };
-        let outcome = merge.write(&self.out, &options)?;
+        let Written { outcome, report } = merge.write(&self.out, &options)?;
         if outcome.resumed > 0 && !self.quiet {
             remark(&format!("resumed: {} tensors were written before", outcome.resumed));
         }
         let totals = &merge.plan().totals;
+        let failed = report.as_ref().and_then(Report::failed);
+        if let Some(report) = report.as_ref().filter(|_| !self.quiet) {
+            warn(report);
+        }
         if self.json {
-            return print_json(&serde_json::json!({
+            let mut result = serde_json::json!({
                 "out": self.out.display().to_string(),
                 "tensors": merge.plan().jobs.len(),
                 "parameters": totals.parameters,
                 "bytes": totals.write,
                 "resumed": outcome.resumed,
                 "warnings": merge.warnings(),
-            }));
+            });
+            if let Some(report) = &report {
+                result["evaluation"] = report.json();
+            }
+            print_json(&result)?;
+            return failed.map_or(Ok(()), Err);
         }
         print(&format!(
             "{}: {} tensors, {} parameters, {} bytes by {}\n",
@@ -79,6 +95,23 @@ impl Args {
             totals.parameters,
             totals.write,
             merge.recipe.last().method.name
-        ))
+        ))?;
+        if let Some(report) = &report {
+            print(&format!("\n{}", report.table(Style::Text)))?;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The memory that was asked for holds for the evaluation too.
+    fn evaluate(&self) -> EvaluateOptions {
+        let default = decoder::Options::default();
+        EvaluateOptions {
+            decoder: decoder::Options {
+                memory: self.plan.memory.unwrap_or(default.memory),
+                threads: self.plan.threads.map_or(default.threads, usize::from),
+                ..default
+            },
+            progress: if self.quiet { Progress::silent() } else { Progress::items() },
+        }
     }
 }

@@ -1,24 +1,14 @@
-//! Models side by side, on identical items: differences with what is known about their certainty.
-//!
-//! A difference is taken between a model and another on the same items. Its interval is a bootstrap's
-//! over items (percentiles of resampled differences); whether it is significant is McNemar's exact
-//! test where items are right or wrong, and a permutation test elsewhere, which exchanges the two
-//! models' values of an item at random. Draws come from the counter-based generator with a fixed
-//! seed: the same results give the same report.
+//! Models side by side, on identical items: differences with what is known about their certainty
+//! (see `paired.rs`).
 
-use super::metric::{Aggregation, ItemValue};
-use super::results::{ModelResult, TaskFigure, TaskResult};
-use super::score::Key;
+use super::metric::Figure;
+use super::paired::{Pair, Part};
+use super::results::{GroupFigure, ModelResult, TaskFigure, TaskResult};
 use crate::error::{Error, Result};
 use crate::kernels::Stream;
-use rayon::prelude::*;
 
-/// Resamples of an interval.
-const RESAMPLES: u32 = 2_000;
-/// Permutations of a test.
-const PERMUTATIONS: u32 = 4_000;
-/// What an interval covers, in hundredths.
-pub const COVERAGE: u32 = 95;
+pub use super::paired::COVERAGE;
+
 /// A difference with a smaller p-value is called significant.
 pub const SIGNIFICANT: f64 = 0.05;
 
@@ -74,10 +64,10 @@ pub struct Cell {
 /// A figure of all models.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// The task.
+    /// The task or group.
     pub task: String,
-    /// Metric and filter.
-    pub key: Key,
+    /// Metric and filter, as reports call them.
+    pub metric: String,
     /// Whether more is better.
     pub higher_is_better: bool,
     /// Items.
@@ -96,13 +86,30 @@ pub fn compare(results: &[ModelResult], against: &Against) -> Result<Vec<Compari
     };
     let mut rows = Vec::new();
     for (t, task) in first.tasks.iter().enumerate() {
+        let of = results.iter().map(|model| same_task(model, t, task));
+        let of = of.collect::<Result<Vec<&TaskResult>>>()?;
         for figure in &task.figures {
-            let of = results.iter().map(|model| same_task(model, t, task));
-            let of = of.collect::<Result<Vec<&TaskResult>>>()?;
-            rows.push(row(&of, figure, against)?);
+            let rivals = of.iter().map(|task| Rival::of_task(task, figure));
+            let rivals = rivals.collect::<Result<Vec<_>>>()?;
+            let metric = figure.key.name();
+            rows.push(row(&task.task, &metric, figure.higher_is_better, &rivals, against)?);
+        }
+    }
+    for (g, group) in first.groups.iter().enumerate() {
+        for (f, figure) in group.figures.iter().enumerate() {
+            let rivals = results.iter().map(|model| {
+                let same = model.groups.get(g).and_then(|group| group.figures.get(f));
+                Rival::of_group(model, same.ok_or_else(lacks)?)
+            });
+            let rivals = rivals.collect::<Result<Vec<_>>>()?;
+            rows.push(row(&group.group, &figure.name, figure.higher_is_better, &rivals, against)?);
         }
     }
     Ok(rows)
+}
+
+fn lacks() -> Error {
+    Error::internal("a model lacks a figure that another has")
 }
 
 /// The same task of another model.
@@ -122,34 +129,59 @@ fn same_task<'a>(
     })
 }
 
-fn row(tasks: &[&TaskResult], figure: &TaskFigure, against: &Against) -> Result<Comparison> {
-    let figures = tasks.iter().map(|task| {
-        let found = task.figures.iter().find(|other| other.key == figure.key);
-        found.ok_or_else(|| Error::internal("a model lacks a figure that another has"))
-    });
-    let figures = figures.collect::<Result<Vec<&TaskFigure>>>()?;
-    let value = |model: usize| figures[model].figure.value;
-    let better = |a: f64, b: f64| if figure.higher_is_better { a > b } else { a < b };
+/// A model's figure, with the task figures it is the mean of.
+struct Rival<'a> {
+    figure: Figure,
+    parts: Vec<(&'a TaskResult, &'a TaskFigure, f64)>,
+}
+
+impl<'a> Rival<'a> {
+    fn of_task(task: &'a TaskResult, figure: &TaskFigure) -> Result<Self> {
+        let own = task.figures.iter().find(|other| other.key == figure.key).ok_or_else(lacks)?;
+        Ok(Self { figure: own.figure, parts: vec![(task, own, 1.0)] })
+    }
+
+    fn of_group(model: &'a ModelResult, figure: &'a GroupFigure) -> Result<Self> {
+        let parts = figure.parts.iter().map(|part| {
+            let task = model.tasks.iter().find(|task| task.task == part.task);
+            let task = task.ok_or_else(lacks)?;
+            let own = task.figures.iter().find(|own| own.key == part.key).ok_or_else(lacks)?;
+            Ok((task, own, part.weight))
+        });
+        Ok(Self { figure: figure.figure, parts: parts.collect::<Result<_>>()? })
+    }
+}
+
+fn row(
+    name: &str,
+    metric: &str,
+    higher_is_better: bool,
+    rivals: &[Rival<'_>],
+    against: &Against,
+) -> Result<Comparison> {
+    let value = |model: usize| rivals[model].figure.value;
+    let better = |a: f64, b: f64| if higher_is_better { a > b } else { a < b };
     let best = |but: usize| {
         let parents = against.parents.iter().copied().filter(|parent| *parent != but);
         parents.reduce(|best, other| if better(value(other), value(best)) { other } else { best })
     };
-    let name = figure.key.name();
     let difference = |model: usize, to: usize| -> Result<Difference> {
-        let stream = Stream::named(&format!("{}\0{name}\0{model}\0{to}", tasks[model].task));
-        let pair = Pair {
-            ours: tasks[model].values(&figure.key),
-            theirs: tasks[to].values(&figure.key),
+        let parts = rivals[model].parts.iter().zip(&rivals[to].parts);
+        let parts = parts.map(|((task, figure, weight), (other, ..))| Part {
+            ours: task.values(&figure.key),
+            theirs: other.values(&figure.key),
             aggregation: figure.aggregation,
-            stream,
-        };
+            weight: *weight,
+            stream: Stream::named(&format!("{}\0{}\0{model}\0{to}", task.task, figure.key.name())),
+        });
+        let pair = Pair { parts: parts.collect() };
         let value = value(model) - value(to);
         Ok(Difference {
             to,
             value,
             interval: pair.interval()?,
             p_value: pair.p_value(value)?,
-            better: if figure.higher_is_better { value > 0.0 } else { value < 0.0 },
+            better: if higher_is_better { value > 0.0 } else { value < 0.0 },
         })
     };
     let cell = |model: usize| -> Result<Cell> {
@@ -159,175 +191,17 @@ fn row(tasks: &[&TaskResult], figure: &TaskFigure, against: &Against) -> Result<
         let to_base = against.base.filter(|base| *base != model);
         Ok(Cell {
             value: value(model),
-            stderr: figures[model].figure.stderr,
+            stderr: rivals[model].figure.stderr,
             to_parent: to_parent.map(|to| difference(model, to)).transpose()?,
             to_base: to_base.map(|to| difference(model, to)).transpose()?,
         })
     };
+    let items = rivals.first().map(|rival| &rival.parts[..]).unwrap_or_default();
     Ok(Comparison {
-        task: tasks[0].task.clone(),
-        key: figure.key.clone(),
-        higher_is_better: figure.higher_is_better,
-        n: tasks[0].samples.len(),
-        cells: (0..tasks.len()).map(cell).collect::<Result<_>>()?,
+        task: name.to_string(),
+        metric: metric.to_string(),
+        higher_is_better,
+        n: items.iter().map(|(task, ..)| task.samples.len()).sum(),
+        cells: (0..rivals.len()).map(cell).collect::<Result<_>>()?,
     })
-}
-
-/// The values of two models on the same items.
-struct Pair<'a> {
-    ours: Vec<&'a ItemValue>,
-    theirs: Vec<&'a ItemValue>,
-    aggregation: Aggregation,
-    stream: Stream,
-}
-
-impl Pair<'_> {
-    /// Percentiles of the difference over resampled items.
-    fn interval(&self) -> Result<(f64, f64)> {
-        let n = self.ours.len();
-        let resample = |draw: u32| -> Result<f64> {
-            let numbers = self.stream.draw(draw, n).into_iter();
-            let places: Vec<usize> =
-                numbers.map(|number| ((u64::from(number) * n as u64) >> 32) as usize).collect();
-            let ours: Vec<&ItemValue> = places.iter().map(|i| self.ours[*i]).collect();
-            let theirs: Vec<&ItemValue> = places.iter().map(|i| self.theirs[*i]).collect();
-            Ok(self.aggregation.value(&ours)? - self.aggregation.value(&theirs)?)
-        };
-        let values: Result<Vec<f64>> = (0..RESAMPLES).into_par_iter().map(resample).collect();
-        let mut values = values?;
-        values.sort_by(f64::total_cmp);
-        let tail = (100 - COVERAGE) as usize * values.len() / 200;
-        Ok((values[tail], values[values.len() - 1 - tail]))
-    }
-
-    fn p_value(&self, difference: f64) -> Result<f64> {
-        if let Some(p) = self.mcnemar() {
-            return Ok(p);
-        }
-        let permuted = |draw: u32| -> Result<bool> {
-            let mut ours = Vec::with_capacity(self.ours.len());
-            let mut theirs = Vec::with_capacity(self.ours.len());
-            let numbers = self.stream.draw(RESAMPLES + draw, self.ours.len());
-            for ((a, b), number) in self.ours.iter().zip(&self.theirs).zip(numbers) {
-                let (a, b) = if number >> 31 == 1 { (*b, *a) } else { (*a, *b) };
-                ours.push(a);
-                theirs.push(b);
-            }
-            let found = self.aggregation.value(&ours)? - self.aggregation.value(&theirs)?;
-            // What is equal but for rounding counts as equal.
-            Ok(found.abs() >= difference.abs() * (1.0 - 1e-12))
-        };
-        let count: Result<Vec<bool>> = (0..PERMUTATIONS).into_par_iter().map(permuted).collect();
-        let count = count?.into_iter().filter(|as_large| *as_large).count();
-        Ok((1.0 + count as f64) / (1.0 + f64::from(PERMUTATIONS)))
-    }
-
-    /// McNemar's exact test, where every item is right or wrong.
-    fn mcnemar(&self) -> Option<f64> {
-        let side = |value: &ItemValue| match value {
-            ItemValue::Number(1.0) => Some(true),
-            ItemValue::Number(0.0) => Some(false),
-            _ => None,
-        };
-        if self.aggregation != Aggregation::Mean {
-            return None;
-        }
-        let (mut gained, mut lost) = (0_u32, 0_u32);
-        for (ours, theirs) in self.ours.iter().zip(&self.theirs) {
-            match (side(ours)?, side(theirs)?) {
-                (true, false) => gained += 1,
-                (false, true) => lost += 1,
-                _ => {}
-            }
-        }
-        Some(binomial(gained + lost, gained.min(lost)))
-    }
-}
-
-/// Two-sided: how likely at most `k` of `n` fair coins show one side, or at most `k` the other.
-fn binomial(n: u32, k: u32) -> f64 {
-    let mut log_choose = 0.0;
-    let mut sum = 0.0;
-    let halves = f64::from(n) * std::f64::consts::LN_2;
-    for i in 0..=k {
-        sum += f64::exp(log_choose - halves);
-        log_choose += f64::ln(f64::from(n - i)) - f64::ln(f64::from(i + 1));
-    }
-    f64::min(2.0 * sum, 1.0)
-}
-
-impl Stream {
-    /// The stream of a comparison.
-    fn named(what: &str) -> Self {
-        use sha2::{Digest, Sha256};
-        let hash: [u8; 32] = Sha256::digest(format!("cognate eval\0{what}")).into();
-        let word = |i: usize| u32::from_le_bytes([hash[i], hash[i + 1], hash[i + 2], hash[i + 3]]);
-        Self { key: [word(0), word(4)], nonce: [word(8), word(12)] }
-    }
-
-    /// The first `n` numbers of draw `draw`.
-    fn draw(self, draw: u32, n: usize) -> Vec<u32> {
-        let stream = Self { nonce: [self.nonce[0], self.nonce[1] ^ draw], ..self };
-        (0..).flat_map(|group| stream.numbers(group)).take(n).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The right sides are `scipy.stats.binomtest(k, n, 0.5).pvalue` of SciPy 1.17.
-    #[test]
-    fn mcnemar_is_the_binomial_test() {
-        for (n, k, p) in [
-            (1, 0, 1.0),
-            (5, 1, 0.375),
-            (9, 4, 1.0),
-            (20, 3, 0.0025768280029296875),
-            (60, 20, 0.01348929373119186),
-            (200, 90, 0.17896403953325155),
-            (2000, 900, 8.45708953550381e-06),
-        ] {
-            assert!((binomial(n, k) - p).abs() < 1e-12, "{n} {k} {}", binomial(n, k));
-        }
-        assert_eq!(binomial(0, 0), 1.0);
-    }
-
-    fn pair<'a>(
-        ours: &'a [ItemValue],
-        theirs: &'a [ItemValue],
-        aggregation: Aggregation,
-    ) -> Pair<'a> {
-        let stream = Stream::named("test");
-        Pair { ours: ours.iter().collect(), theirs: theirs.iter().collect(), aggregation, stream }
-    }
-
-    #[test]
-    fn a_sure_difference_and_a_doubtful_one() {
-        let values = |shift: f64, noise: f64| -> Vec<ItemValue> {
-            let value = |i: u32| f64::from(i % 7) + shift + noise * f64::from(i * 37 % 11);
-            (0..60).map(|i| ItemValue::Weighted(-value(i), 2.0)).collect()
-        };
-        let (sure, doubtful, base) = (values(-0.5, 0.01), values(-0.5, 0.1), values(0.0, 0.0));
-        let ppl = Aggregation::WeightedPerplexity;
-        let found = pair(&sure, &base, ppl);
-        let (low, high) = found.interval().unwrap();
-        assert!(low < high && high < 0.0, "{low} {high}");
-        let all = |values: &[ItemValue]| ppl.value(&values.iter().collect::<Vec<_>>()).unwrap();
-        assert!(low <= all(&sure) - all(&base) && all(&sure) - all(&base) <= high);
-        assert!(found.p_value(all(&sure) - all(&base)).unwrap() < 0.001);
-        let found = pair(&doubtful, &base, ppl);
-        assert!(found.p_value(all(&doubtful) - all(&base)).unwrap() > 0.5);
-        let (low, high) = found.interval().unwrap();
-        assert!(low < 0.0 && high > 0.0, "{low} {high}");
-    }
-
-    #[test]
-    fn the_same_results_give_the_same_report() {
-        let value = |i: u32| ItemValue::Number(f64::from(i * 31 % 17));
-        let (ours, theirs): (Vec<_>, Vec<_>) = (0..40).map(|i| (value(i), value(i + 3))).unzip();
-        let found = || pair(&ours, &theirs, Aggregation::Mean).interval().unwrap();
-        assert_eq!(found(), found());
-        assert_ne!(Stream::named("a").draw(0, 4), Stream::named("a").draw(1, 4));
-    }
 }

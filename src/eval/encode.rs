@@ -92,7 +92,10 @@ impl TextEncoder {
             length: length.map(|length| length as usize),
             stops,
             template: crate::model::chat_template(folder)?,
-            digest: crate::engine::hex(&Sha256::digest(&bytes).into()),
+            // Of the file, so that others can check it; of what it stands for where there is none.
+            digest: crate::engine::hex(
+                &Sha256::digest(std::fs::read(&path).unwrap_or_else(|_| bytes.clone())).into(),
+            ),
             inner,
         })
     }

@@ -2,7 +2,8 @@
 
 use super::compare::{Against, Comparison};
 use super::results::ModelResult;
-use crate::error::{Error, Result};
+use super::task::Selected;
+use crate::error::{Error, Result, list, nearest};
 use std::fmt;
 
 /// A condition on a figure.
@@ -162,6 +163,68 @@ impl Gate {
         Ok(Outcome { gate: self.to_string(), value, bound, passed })
     }
 
+    /// Whether the models are there that its bound is about.
+    ///
+    /// # Errors
+    /// They are not.
+    pub fn possible(&self, against: &Against) -> Result<()> {
+        for of in self.bound.iter().filter_map(|term| term.of) {
+            match of {
+                Reference::Base if against.base.is_none() => {
+                    return Err(self.lacks("no base is evaluated"));
+                }
+                Reference::BestParent | Reference::WorstParent | Reference::MeanParent
+                    if against.parents.is_empty() =>
+                {
+                    return Err(self.lacks("no parents are evaluated"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is about one of the tasks and one of its metrics.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn known_to(&self, selected: &[Selected]) -> Result<()> {
+        let groups = || selected.iter().flat_map(Selected::groups);
+        let tasks = || selected.iter().flat_map(Selected::tasks);
+        let own = self.metric.split(',').next().unwrap_or_default();
+        let metrics: Vec<&str> = match (
+            groups().find(|group| group.name == self.task),
+            tasks().find(|task| task.name == self.task),
+        ) {
+            (Some(group), _) => group.metrics.iter().map(|metric| &*metric.metric).collect(),
+            (None, Some(task)) => {
+                task.metrics.iter().map(|setting| setting.metric.name()).collect()
+            }
+            (None, None) => {
+                let names: Vec<&str> = groups()
+                    .map(|group| group.name.as_str())
+                    .chain(tasks().map(|task| task.name.as_str()))
+                    .collect();
+                let error = self
+                    .lacks("the task is not evaluated")
+                    .fact("tasks", list(names.iter().copied()));
+                return Err(match nearest(&self.task, names) {
+                    Some(near) => error.hint(format!("did you mean `{near}.{}`?", self.metric)),
+                    None => error,
+                });
+            }
+        };
+        if metrics.contains(&own) {
+            return Ok(());
+        }
+        let error =
+            self.lacks("there is no such figure").fact("figures", list(metrics.iter().copied()));
+        Err(match nearest(own, metrics) {
+            Some(near) => error.hint(format!("did you mean `{}.{near}`?", self.task)),
+            None => error,
+        })
+    }
+
     fn lacks(&self, what: &str) -> Error {
         Error::input("a gate cannot be checked")
             .key(format!("gate.{}.{}", self.task, self.metric))
@@ -178,24 +241,23 @@ impl Gate {
         let task = model.tasks.iter().find(|task| task.task == self.task);
         let task = task.ok_or_else(|| {
             let known = model.tasks.iter().map(|task| task.task.as_str());
-            self.lacks("the task was not evaluated").fact("tasks", crate::error::list(known))
+            self.lacks("the task was not evaluated").fact("tasks", list(known))
         })?;
         let found = task.figure(&self.metric).ok_or_else(|| {
             let known: Vec<String> = task.figures.iter().map(|figure| figure.key.name()).collect();
             self.lacks("the task has no such figure")
-                .fact("figures", crate::error::list(known.iter().map(String::as_str)))
+                .fact("figures", list(known.iter().map(String::as_str)))
         })?;
         Ok(found.figure.value)
     }
 
     fn higher_is_better(&self, model: &ModelResult) -> bool {
         let task = model.tasks.iter().find(|task| task.task == self.task);
-        let direct = task.and_then(|task| task.figure(&self.metric));
-        let any = || {
-            let mut all = model.tasks.iter().flat_map(|task| &task.figures);
-            all.find(|figure| figure.key.name() == self.metric)
-        };
-        direct.or_else(any).is_none_or(|figure| figure.higher_is_better)
+        let own = task.and_then(|task| Some(task.figure(&self.metric)?.higher_is_better));
+        let groups = model.groups.iter().filter(|group| group.group == self.task);
+        let mut figures = groups.flat_map(|group| &group.figures);
+        let of_group = figures.find(|figure| figure.name == self.metric);
+        own.or(of_group.map(|figure| figure.higher_is_better)).unwrap_or(true)
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value, json};
 use std::fmt::Write as _;
 
 /// A number of JSON; null where it is not finite.
-fn number(value: f64) -> Value {
+pub(super) fn number(value: f64) -> Value {
     Number::from_f64(value).map_or(Value::Null, Value::Number)
 }
 
@@ -46,6 +46,8 @@ pub fn json(results: &[ModelResult], rows: &[Comparison]) -> Value {
             "tokenizer_sha256": of.tokenizer,
             "bos": of.bos,
             "chat_template_sha256": of.chat_template,
+            "fewshot_as_multiturn": of.multiturn,
+            "system_instruction": of.system,
             "max_length": of.max_length,
             "tasks": tasks,
             "groups": groups,
@@ -75,7 +77,7 @@ pub fn json(results: &[ModelResult], rows: &[Comparison]) -> Value {
         let row = |row: &Comparison| {
             json!({
                 "task": row.task,
-                "metric": row.key.name(),
+                "metric": row.metric,
                 "higher_is_better": row.higher_is_better,
                 "n": row.n,
                 "models": row.cells.iter().zip(results).map(cell).collect::<Vec<_>>(),
@@ -150,7 +152,7 @@ pub fn table(results: &[ModelResult], rows: &[Comparison], style: Style) -> Stri
             let first = |text: String| if i == 0 { text } else { String::new() };
             let mut line = vec![
                 first(row.task.clone()),
-                first(format!("{} {arrow}", row.key.name())),
+                first(format!("{} {arrow}", row.metric)),
                 first(row.n.to_string()),
                 result.model.clone(),
                 with_error(cell.value, cell.stderr),
@@ -161,21 +163,6 @@ pub fn table(results: &[ModelResult], rows: &[Comparison], style: Style) -> Stri
                 }
             }
             lines.push(line);
-        }
-    }
-    for result in results {
-        for group in &result.groups {
-            for found in &group.figures {
-                let mut line = vec![
-                    group.group.clone(),
-                    found.name.clone(),
-                    group.n.to_string(),
-                    result.model.clone(),
-                    with_error(found.figure.value, found.figure.stderr),
-                ];
-                line.resize(lines[0].len(), String::new());
-                lines.push(line);
-            }
         }
     }
     let mut text = laid_out(&lines, style);

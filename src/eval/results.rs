@@ -60,6 +60,21 @@ pub struct GroupFigure {
     pub name: String,
     /// Value and standard error.
     pub figure: Figure,
+    /// Whether more is better.
+    pub higher_is_better: bool,
+    /// What it is the mean of.
+    pub parts: Vec<GroupPart>,
+}
+
+/// A task's figure in that of a group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupPart {
+    /// The task.
+    pub task: String,
+    /// Its figure.
+    pub key: Key,
+    /// What it counts.
+    pub weight: f64,
 }
 
 /// A model's figures over the tasks of a group.
@@ -82,6 +97,10 @@ pub struct Circumstances {
     pub bos: String,
     /// SHA-256 of the chat template that prompts were rendered with, where they were.
     pub chat_template: Option<String>,
+    /// Whether each example was a question and its answer there.
+    pub multiturn: bool,
+    /// What stood before each task's description.
+    pub system: Option<String>,
     /// Longest sequence, in tokens.
     pub max_length: usize,
 }
@@ -181,21 +200,31 @@ fn of_group(group: &Group, tasks: &[TaskResult]) -> GroupResult {
             filters
         });
         for filter in filters {
-            let of_filter = |result: &&TaskResult| {
+            let of_filter = |result: &&'_ TaskResult| {
                 let mut all = result.figures.iter();
                 let found = all.find(|figure| {
                     figure.key.metric.name() == metric.metric && figure.key.filter == filter
                 })?;
-                Some((found.key.name(), found.figure, result.samples.len()))
+                Some((result.task.clone(), found.clone(), result.samples.len() as f64))
             };
-            let found: Vec<(String, Figure, usize)> =
+            let found: Vec<(String, TaskFigure, f64)> =
                 results.iter().filter_map(of_filter).collect();
-            if let Some((name, ..)) = found.first() {
-                let sizes_and_figures: Vec<(f64, Figure)> =
-                    found.iter().map(|(_, figure, n)| (*n as f64, *figure)).collect();
-                let figure = pooled(&sizes_and_figures, metric.weight_by_size);
-                figures.push(GroupFigure { name: name.clone(), figure });
-            }
+            let Some((_, first, _)) = found.first() else { continue };
+            let sizes: Vec<(f64, Figure)> =
+                found.iter().map(|(_, figure, n)| (*n, figure.figure)).collect();
+            figures.push(GroupFigure {
+                name: first.key.name(),
+                figure: pooled(&sizes, metric.weight_by_size),
+                higher_is_better: first.higher_is_better,
+                parts: found
+                    .iter()
+                    .map(|(task, figure, n)| GroupPart {
+                        task: task.clone(),
+                        key: figure.key.clone(),
+                        weight: if metric.weight_by_size { *n } else { 1.0 },
+                    })
+                    .collect(),
+            });
         }
     }
     GroupResult { group: group.name.clone(), figures, n }

@@ -95,6 +95,8 @@ pub fn model(
             tokenizer: encoder.digest().to_string(),
             bos: encoder.bos_policy(),
             chat_template: template.map(digest),
+            multiturn: asking.multiturn,
+            system: asking.system.map(str::to_string),
             max_length: encoder.max_length(model.context_length()),
         },
         groups: groups(selected, &results),

@@ -1,9 +1,11 @@
 //! Where the output came from: `lineage.json` and the model card.
 
 mod card;
+mod evaluation;
 mod manifest;
 
 pub use card::card;
 pub(crate) use card::short_name;
+pub use evaluation::{EVALUATION, Evaluation, record};
 pub(crate) use manifest::origin;
 pub use manifest::{SCHEMA, manifest};

@@ -4,8 +4,9 @@
 //! several times over: then it is written to a folder beside the output (*staged*), which goes away
 //! at the end. Both give the same bytes.
 
-use super::step::Step;
-use super::{Merge, WriteOptions};
+use super::evaluate::Examination;
+use super::step::{Examine, Step};
+use super::{Merge, WriteOptions, Written};
 use crate::engine::{DigestMode, Digests, NanPolicy, Outcome, PlannedTensor, sibling};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
@@ -135,7 +136,7 @@ fn models(
 }
 
 /// The outputs of a plan as sources over the checkpoints it reads.
-fn planned_tensors(
+pub(super) fn planned_tensors(
     plan: &Plan,
     models: &[Checkpoint],
     nan: NanPolicy,
@@ -153,7 +154,7 @@ fn planned_tensors(
 }
 
 /// A stage's output as a model that later stages read.
-fn as_checkpoint(
+pub(super) fn as_checkpoint(
     name: &str,
     plan: &Plan,
     models: &[Checkpoint],
@@ -166,7 +167,7 @@ fn as_checkpoint(
 
 /// A folder with the files that the stage would write beside its weights, where it does not just
 /// copy one model's: its readers look for the tokenizer there.
-fn files_beside(plan: &Plan, models: &[Checkpoint]) -> Result<Option<TempDir>> {
+pub(super) fn files_beside(plan: &Plan, models: &[Checkpoint]) -> Result<Option<TempDir>> {
     if plan.files.is_empty() {
         return Ok(None);
     }
@@ -231,9 +232,10 @@ impl Merge {
     ///
     /// # Errors
     /// The target may not be written, or the run fails; nothing is left at `target` then.
-    pub fn write(&self, target: &Path, options: &WriteOptions) -> Result<Outcome> {
+    pub fn write(&self, target: &Path, options: &WriteOptions) -> Result<Written> {
+        let examination = self.examination(options.evaluate.as_ref())?;
         let mut folders = Vec::new();
-        let result = self.write_stages(target, options, &mut folders);
+        let result = self.write_stages(target, options, examination.as_ref(), &mut folders);
         for folder in folders {
             // What is left over does no harm: it is checked before it is used again.
             let _ = std::fs::remove_dir_all(folder);
@@ -245,8 +247,9 @@ impl Merge {
         &self,
         target: &Path,
         options: &WriteOptions,
+        examination: Option<&Examination<'_>>,
         folders: &mut Vec<PathBuf>,
-    ) -> Result<Outcome> {
+    ) -> Result<Written> {
         let headers =
             |model: &&Checkpoint| model.hub.as_ref().is_some_and(|hub| !hub.has_weights());
         let mut opened = self.stages.iter().flat_map(|stage| &stage.models);
@@ -268,6 +271,8 @@ impl Merge {
                     in_one_vocabulary(recipe, opened, &ready, &finder)?.0
                 }
             };
+            let examine = examination.map(|examination| |folder: &Path| examination.run(folder));
+            let examine = examine.as_ref().filter(|_| stage.keep == Keep::Output);
             let step = Step {
                 file: &self.recipe,
                 recipe,
@@ -275,10 +280,17 @@ impl Merge {
                 plan: &stage.plan,
                 before: &before,
                 streamed: &streamed.concat(),
+                examine: examine.map(|examine| examine as &Examine<'_>),
             };
             let name = recipe.name.as_ref().map_or("", |name| &name.value);
             let (checkpoint, mut record) = match &stage.keep {
-                Keep::Output => return step.write(target, options).map(|(outcome, _)| outcome),
+                Keep::Output => {
+                    let done = step.write(target, options)?;
+                    let report = done.report.transpose().map_err(|e| {
+                        e.fact("output", format!("{} is complete", target.display()))
+                    })?;
+                    return Ok(Written { outcome: done.outcome, report });
+                }
                 Keep::Streamed => {
                     let fingerprint = step.fingerprint(options);
                     let tensors = planned_tensors(&stage.plan, &models, nan)?;
@@ -295,7 +307,7 @@ impl Merge {
                     (Checkpoint::open(name, &folder)?, record)
                 }
                 Keep::Saved(folder) => {
-                    let (_, record) = step.write(folder, options)?;
+                    let record = step.write(folder, options)?.manifest;
                     (Checkpoint::open(name, folder)?, record)
                 }
             };
@@ -326,7 +338,7 @@ fn staged(step: &Step<'_>, folder: &Path, options: &WriteOptions) -> Result<Valu
         std::fs::remove_dir_all(folder)
             .map_err(|e| Error::io("empty the folder of a stage", folder, &e))?;
     }
-    let (_, record) = step.write(folder, options)?;
+    let record = step.write(folder, options)?.manifest;
     std::fs::write(&mark, fingerprint).map_err(|e| Error::io("mark a stage", &mark, &e))?;
     Ok(record)
 }

@@ -4,6 +4,7 @@ use super::WriteOptions;
 use super::folders::{check_space, check_target};
 use crate::engine::{self, NUMERICS, Outcome, RunOptions, Staging, hex};
 use crate::error::Result;
+use crate::eval::Report;
 use crate::kernels::Kernels;
 use crate::lineage;
 use crate::model::Checkpoint;
@@ -24,11 +25,24 @@ pub(super) struct Step<'a> {
     pub(super) before: &'a [Value],
     /// The fingerprints of the stages that this one computes as it reads them.
     pub(super) streamed: &'a str,
+    /// Evaluates the model in the staged folder.
+    pub(super) examine: Option<&'a Examine<'a>>,
+}
+
+/// Evaluates the model in a folder.
+pub(super) type Examine<'a> = dyn Fn(&Path) -> Result<Report> + 'a;
+
+/// What a step wrote.
+pub(super) struct Done {
+    pub(super) outcome: Outcome,
+    pub(super) manifest: Value,
+    /// What the evaluation found, or why it could not be finished.
+    pub(super) report: Option<Result<Report>>,
 }
 
 impl Step<'_> {
     /// Runs the plan and writes the output folder `target`, complete or not at all.
-    pub(super) fn write(&self, target: &Path, options: &WriteOptions) -> Result<(Outcome, Value)> {
+    pub(super) fn write(&self, target: &Path, options: &WriteOptions) -> Result<Done> {
         check_target(target, self.models)?;
         let staging = Staging::begin(target, &self.fingerprint(options), options.overwrite)?;
         match self.fill(&staging, options) {
@@ -43,7 +57,7 @@ impl Step<'_> {
         }
     }
 
-    fn fill(&self, staging: &Staging, options: &WriteOptions) -> Result<(Outcome, Value)> {
+    fn fill(&self, staging: &Staging, options: &WriteOptions) -> Result<Done> {
         let plan = self.plan;
         check_space(staging.folder(), plan.totals.disk())?;
         let run = RunOptions {
@@ -64,16 +78,25 @@ impl Step<'_> {
             staging.write("model.safetensors.index.json", index.as_bytes())?;
         }
         staging.write("config.json", plan.config.as_bytes())?;
+        // A failed evaluation is no reason to lose the merge.
+        let report = self.examine.map(|examine| examine(staging.folder()));
+        let evaluation = report.as_ref().and_then(|report| report.as_ref().ok());
+        let evaluation = evaluation.map(lineage::Evaluation::new);
         let before = self.used();
-        let card =
+        let mut card =
             lineage::card(self.file, self.recipe, plan, self.models, &self.ancestors(&before));
-        staging.write("README.md", card.as_bytes())?;
         let mut manifest = lineage::manifest(self.file, self.recipe, plan, self.models, &outcome);
         if !before.is_empty() {
             manifest["stages"] = before.into_iter().cloned().collect();
         }
+        if let Some(evaluation) = evaluation {
+            staging.write(lineage::EVALUATION, evaluation.json.as_bytes())?;
+            card = evaluation.in_card(&card);
+            evaluation.in_manifest(&mut manifest);
+        }
+        staging.write("README.md", card.as_bytes())?;
         staging.write("lineage.json", format!("{manifest:#}\n").as_bytes())?;
-        Ok((outcome, manifest))
+        Ok(Done { outcome, manifest, report })
     }
 
     /// The stages before that this one uses, or that those use.

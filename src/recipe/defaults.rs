@@ -4,6 +4,7 @@
 //! as one: `models`, `slices` and `modules` replace each other, `tokenizer_source` is the `source` of
 //! `tokenizer`.
 
+use super::evaluate::RawEvaluate;
 use super::raw::{RawModule, RawModules, RawParameters, RawRecipe};
 use super::sources::At;
 use super::tokenizer::RawTokenizer;
@@ -46,6 +47,7 @@ impl RawRecipe {
             tokenizer_source: self.tokenizer_source.or(defaults.tokenizer_source),
             tokenizer: both(self.tokenizer, defaults.tokenizer, RawTokenizer::over),
             chat_template: self.chat_template.or(defaults.chat_template),
+            evaluate: both(self.evaluate, defaults.evaluate, RawEvaluate::over),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! further files are relative to the file that includes them.
 
 use super::Located;
-use super::raw::{self, RawInclude, RawRecipe};
+use super::raw::{self, RawRecipe};
 use super::sources::{At, Sources};
 use super::stages::MAX_BYTES;
 use crate::error::{Error, Result};
@@ -35,13 +35,8 @@ pub(super) fn resolve(
     let Some(include) = document.include.take() else {
         return Ok(document);
     };
-    let include = sources.locate(include);
-    let paths = match include.value {
-        RawInclude::One(ref path) => vec![include.map(path.clone())],
-        RawInclude::List(paths) => paths.into_iter().map(|path| sources.locate(path)).collect(),
-    };
     let mut defaults = RawRecipe::default();
-    for path in paths {
+    for path in include.located(sources) {
         defaults = included(sources, &path, chain)?.over(defaults);
     }
     Ok(document.over(defaults))

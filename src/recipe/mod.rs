@@ -7,6 +7,7 @@
 //! and `stages.rs` puts the stages of a file in order. `schema.rs` describes the same types to editors.
 
 mod defaults;
+mod evaluate;
 mod include;
 mod nearby;
 mod overrides;
@@ -19,6 +20,7 @@ mod stages;
 mod tokenizer;
 mod validate;
 
+pub use evaluate::{Evaluate, Rivals};
 pub use schema::schema;
 pub use setting::{Filtered, Gradient, Setting};
 pub use sources::Included;
@@ -100,6 +102,8 @@ pub struct Recipe {
     pub chat_template: Option<ChatTemplate>,
     /// `random_seed`.
     pub seed: Option<u64>,
+    /// `evaluate`.
+    pub evaluate: Option<Evaluate>,
     /// Likely mistakes that do not stop the recipe.
     pub warnings: Vec<String>,
 }

@@ -105,6 +105,12 @@ impl Target<'_> {
             [Step::Key("chat_template")] => raw.chat_template = Some(self.word()),
             [Step::Key("save")] => raw.save = Some(self.word()),
             [Step::Key("random_seed")] => raw.random_seed = Some(At::nowhere(self.read()?)),
+            [Step::Key("evaluate"), Step::Key("limit")] if raw.evaluate.is_some() => {
+                if let Some(evaluate) = &mut raw.evaluate {
+                    evaluate.value.limit = Some(At::nowhere(self.read()?));
+                }
+            }
+            [Step::Key("evaluate")] => raw.evaluate = Some(At::nowhere(self.read()?)),
             [Step::Key("parameters"), Step::Key(name)] => {
                 self.parameter(&mut raw.parameters, name)?;
             }

@@ -1,5 +1,7 @@
 //! The shape of a recipe's YAML. Unknown keys are refused here, with the nearest known one.
 
+use super::Located;
+use super::evaluate::RawEvaluate;
 use super::nearby::{addition, hint, key_before};
 use super::reference::{self, RawReference};
 use super::schema;
@@ -19,7 +21,7 @@ use std::fmt;
 pub(super) struct RawRecipe {
     /// A file, or a list of files, whose keys hold where this document is silent. Paths are relative
     /// to the file that includes.
-    pub(super) include: Option<At<RawInclude>>,
+    pub(super) include: Option<At<RawList>>,
     /// The merge method.
     #[serde(default)]
     #[schemars(schema_with = "schema::merge_method")]
@@ -65,6 +67,8 @@ pub(super) struct RawRecipe {
     #[serde(default)]
     #[schemars(schema_with = "schema::chat_template")]
     pub(super) chat_template: Option<At<String>>,
+    /// What the finished merge is asked, and what it has to reach.
+    pub(super) evaluate: Option<At<RawEvaluate>>,
 }
 
 impl RawRecipe {
@@ -87,6 +91,7 @@ impl RawRecipe {
             tokenizer_source,
             tokenizer,
             chat_template,
+            evaluate,
         } = self;
         let words = [
             dtype,
@@ -100,6 +105,7 @@ impl RawRecipe {
         ];
         words.iter().all(|key| key.is_none())
             && tokenizer.is_none()
+            && evaluate.is_none()
             && models.is_none()
             && modules.is_none()
             && slices.is_none()
@@ -108,37 +114,48 @@ impl RawRecipe {
     }
 }
 
-/// The value of `include`: a path, or a list of paths.
+/// A text, or a list of texts: paths, names.
 #[derive(JsonSchema)]
-#[schemars(untagged, rename = "Include")]
-pub(super) enum RawInclude {
+#[schemars(untagged, rename = "List")]
+pub(super) enum RawList {
     One(String),
     List(Vec<At<String>>),
 }
 
-impl<'de> Deserialize<'de> for RawInclude {
+impl<'de> Deserialize<'de> for RawList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Paths;
-        impl<'de> Visitor<'de> for Paths {
-            type Value = RawInclude;
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = RawList;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a path or a list of paths")
+                f.write_str("a text or a list of texts")
             }
 
-            fn visit_str<E>(self, path: &str) -> Result<RawInclude, E> {
-                Ok(RawInclude::One(path.to_string()))
+            fn visit_str<E>(self, text: &str) -> Result<RawList, E> {
+                Ok(RawList::One(text.to_string()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawInclude, A::Error> {
-                let mut paths = Vec::new();
-                while let Some(path) = seq.next_element()? {
-                    paths.push(path);
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawList, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = seq.next_element()? {
+                    texts.push(text);
                 }
-                Ok(RawInclude::List(paths))
+                Ok(RawList::List(texts))
             }
         }
-        deserializer.deserialize_any(Paths)
+        deserializer.deserialize_any(Texts)
+    }
+}
+
+impl At<RawList> {
+    /// The texts, each with its place.
+    pub(super) fn located(self, sources: &Sources) -> Vec<Located<String>> {
+        let at = sources.locate(self);
+        match at.value {
+            RawList::One(ref text) => vec![at.map(text.clone())],
+            RawList::List(texts) => texts.into_iter().map(|text| sources.locate(text)).collect(),
+        }
     }
 }
 
@@ -229,7 +246,7 @@ impl<'de> Deserialize<'de> for RawModules {
 }
 
 /// The entries of a mapping whose keys keep their places and order.
-fn entries<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
+pub(super) fn entries<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
     mut map: A,
 ) -> Result<Vec<(At<String>, T)>, A::Error> {
     let mut entries = Vec::new();

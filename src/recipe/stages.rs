@@ -66,6 +66,15 @@ impl RecipeFile {
         }
         let stages = stages.into_iter().map(|raw| validate::recipe(file, &sources, raw));
         let stages = in_order(file, stages.collect::<Result<_>>()?)?;
+        if let [before @ .., _] = &stages[..]
+            && let Some(stage) = before.iter().find(|stage| stage.evaluate.is_some())
+        {
+            return Err(stage
+                .error(&stage.at, "a stage that makes no output is to be evaluated")
+                .key("evaluate")
+                .fact("stage", stage.title())
+                .hint("put `evaluate` into the stage that makes the output"));
+        }
         let (text, includes) = sources.into_texts();
         let overrides = overrides.to_vec();
         Ok(Self { file: file.to_path_buf(), text, includes, overrides, stages })

@@ -66,6 +66,7 @@ pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Resu
         tokenizer: super::tokenizer::settings(sources, raw.tokenizer_source, raw.tokenizer)?,
         chat_template: raw.chat_template.map(|text| chat_template(sources, text)).transpose()?,
         seed: raw.random_seed.map(|seed| seed.value),
+        evaluate: raw.evaluate.map(|raw| super::evaluate::settings(sources, raw)).transpose()?,
         warnings: context.warnings,
     };
     Ok(recipe)

@@ -33,6 +33,7 @@ fn a_merge_reads_through_the_adapter_and_records_its_file() {
             cache,
             allow_nan: false,
             progress: Progress::silent(),
+            evaluate: None,
         };
         merge.write(&sandbox.path(out), &options).unwrap();
         let base = Checkpoint::open("base", &data("base")).unwrap();
@@ -150,6 +151,7 @@ fn merged(sandbox: &Sandbox, reference: &str, out: &str) -> (Vec<u8>, Value) {
         cache: None,
         allow_nan: false,
         progress: Progress::silent(),
+        evaluate: None,
     };
     merge.write(&sandbox.path(out), &options).unwrap();
     let weights = std::fs::read(sandbox.path(out).join("model.safetensors")).unwrap();

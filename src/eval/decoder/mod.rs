@@ -27,7 +27,7 @@ pub use observe::{Activations, Observer, Point};
 
 use super::model::{GenerateRequest, Generation, LanguageModel, Score, ScoreRequest};
 use crate::error::{Error, Result, list};
-use crate::model::{Checkpoint, architectures};
+use crate::model::{Checkpoint, Config, architectures};
 use budget::{Budget, Keep, Sizes};
 use embedding::Embedding;
 use head::Head;
@@ -43,6 +43,14 @@ use weights::Finder;
 /// The names of the families of models that the decoder knows.
 pub fn families() -> impl Iterator<Item = &'static str> {
     architectures::names()
+}
+
+/// Whether the decoder knows models of such a config; `stored` says which tensors there are.
+///
+/// # Errors
+/// It does not: the error says what is missing.
+pub fn supports(config: &Config, stored: impl Fn(&str) -> bool) -> Result<()> {
+    architectures::find(config, stored).map(drop)
 }
 
 /// How a decoder may use the machine. Results do not depend on it beyond rounding.

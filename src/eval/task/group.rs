@@ -56,6 +56,17 @@ impl Selected {
         }
     }
 
+    /// Sets the number of examples before each item, but of tasks that can have none.
+    pub fn set_fewshot(&mut self, count: usize) {
+        match self {
+            Self::Task(task) if task.fewshot.source(task).is_some() => task.fewshot.count = count,
+            Self::Task(_) => {}
+            Self::Group(group) => {
+                group.members.iter_mut().for_each(|member| member.set_fewshot(count));
+            }
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         match self {
