@@ -30,6 +30,12 @@ pub trait LanguageModel {
 
     /// Rows of the head, to check ids against.
     fn vocabulary(&self) -> usize;
+
+    /// Whether the weights stay in memory, so that a text can be generated without reading them anew
+    /// for every token.
+    fn resident(&self) -> bool {
+        true
+    }
 }
 
 /// A text to score, in token ids.

@@ -25,7 +25,8 @@ const FAR_ABOVE: f64 = 4.0;
 pub struct Probe {
     /// Perplexity a token over a few texts of the tasks; not finite where logits are not.
     pub perplexity: f64,
-    /// Different pairs of neighbouring tokens among all of a generated text.
+    /// Different pairs of neighbouring tokens among all of a generated text; 1 where none was
+    /// generated, since the weights do not stay in memory.
     pub pairs: f64,
 }
 
@@ -67,6 +68,11 @@ pub fn probe(
     let scores = model.score(&requests, &|_| {})?;
     let sum: f64 = scores.iter().map(|score| score.log_likelihood).sum();
     let count: usize = requests.iter().map(|request| request.continuation.len()).sum();
+    let perplexity = (-sum / count.max(1) as f64).exp();
+    // A probe is to be cheap: 48 times all weights from the disk is not.
+    if !model.resident() {
+        return Ok(Probe { perplexity, pairs: 1.0 });
+    }
     let prompt = seen.into_iter().next().unwrap_or_else(|| vec![encoder.prefix()]);
     let room = max_length.saturating_sub(NEW_TOKENS).max(1);
     let prompt = prompt.into_iter().take(room.min(TOKENS / 2)).collect();
@@ -79,7 +85,7 @@ pub fn probe(
     };
     let generated = model.generate(&[request], &|_| {})?;
     let tokens = generated.first().map(|one| one.tokens.clone()).unwrap_or_default();
-    Ok(Probe { perplexity: (-sum / count.max(1) as f64).exp(), pairs: different_pairs(&tokens) })
+    Ok(Probe { perplexity, pairs: different_pairs(&tokens) })
 }
 
 /// The share of different pairs among the pairs of neighbouring tokens; 1 for a short text.

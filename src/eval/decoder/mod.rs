@@ -346,6 +346,10 @@ impl LanguageModel for Decoder {
     fn vocabulary(&self) -> usize {
         self.vocabulary
     }
+
+    fn resident(&self) -> bool {
+        self.budget.keep == Keep::Model
+    }
 }
 
 impl Decoder {

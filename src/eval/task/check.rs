@@ -147,8 +147,10 @@ fn part_of(value: &Json) -> Option<Part> {
 }
 
 fn fewshot(settings: &Settings, format: &Format) -> Result<Fewshot> {
+    let count = settings.get("num_fewshot").map(Setting::count).transpose()?;
     let mut fewshot = Fewshot {
-        count: settings.get("num_fewshot").map(Setting::count).transpose()?.unwrap_or(0),
+        count: count.unwrap_or(0),
+        never: count == Some(0),
         sampler: Sampler::Random,
         split: settings.get("fewshot_split").map(Setting::text).transpose()?,
         skip: 0,

@@ -56,11 +56,12 @@ impl Selected {
         }
     }
 
-    /// Sets the number of examples before each item, but of tasks that can have none.
+    /// Sets the number of examples before each item, but of tasks that are to have none: those that
+    /// say `num_fewshot: 0`, as in lm-eval.
     pub fn set_fewshot(&mut self, count: usize) {
         match self {
-            Self::Task(task) if task.fewshot.source(task).is_some() => task.fewshot.count = count,
-            Self::Task(_) => {}
+            Self::Task(task) if task.fewshot.never => {}
+            Self::Task(task) => task.fewshot.count = count,
             Self::Group(group) => {
                 group.members.iter_mut().for_each(|member| member.set_fewshot(count));
             }

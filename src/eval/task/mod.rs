@@ -132,6 +132,8 @@ pub struct Format {
 pub struct Fewshot {
     /// How many.
     pub count: usize,
+    /// The task says that there are none, which an evaluation's own number does not change.
+    pub never: bool,
     /// How they are chosen.
     pub sampler: Sampler,
     /// The split they come from; the rule of [`Fewshot::source`] where there is none.
