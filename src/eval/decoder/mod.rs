@@ -5,6 +5,7 @@
 //! temporary file. Weights are read through [`crate::model::Source`], from a checkpoint or a merge not yet written.
 
 mod attention;
+pub(crate) mod backward;
 mod budget;
 mod embedding;
 mod generate;
