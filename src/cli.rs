@@ -1,6 +1,7 @@
 //! Arguments of the program and its subcommands.
 
 mod check;
+mod fisher;
 mod inspect;
 mod merge;
 mod methods;
@@ -33,6 +34,8 @@ enum Command {
     Check(check::Args),
     /// Show what a checkpoint holds
     Inspect(inspect::Args),
+    /// Compute the Fisher information of a model's weights, for the method `fisher`
+    Fisher(fisher::Args),
     /// List the merge methods and their parameters
     Methods(methods::Args),
     /// List the evaluation tasks that are known by name
@@ -48,6 +51,7 @@ impl Cli {
             Command::Plan(args) => args.run(),
             Command::Check(args) => args.run(),
             Command::Inspect(args) => args.run(),
+            Command::Fisher(args) => args.run(),
             Command::Methods(args) => args.run(),
             Command::Tasks(args) => args.run(),
             Command::Schema(args) => args.run(),

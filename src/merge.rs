@@ -3,6 +3,7 @@
 mod folders;
 mod relation;
 mod stages;
+mod statistics;
 mod step;
 
 use crate::engine::{DigestMode, Progress};
@@ -23,6 +24,8 @@ pub struct Merge {
     pub recipe: RecipeFile,
     /// Its stages in order; the last makes the output.
     stages: Vec<Stage>,
+    /// What the merge may use.
+    options: plan::Options,
     /// What each model reference leads to.
     found: BTreeMap<String, Found>,
 }
@@ -65,7 +68,7 @@ impl Merge {
             let unrelated = relation::unrelated(stage)?;
             stage.plan.warnings.extend(unrelated);
         }
-        Ok(Self { recipe, stages, found: finder.found() })
+        Ok(Self { recipe, stages, options: options.clone(), found: finder.found() })
     }
 
     /// The plan of the output.

@@ -13,6 +13,7 @@ pub mod decoder;
 pub mod encode;
 mod examples;
 pub mod filter;
+pub mod fisher;
 pub mod gate;
 pub mod items;
 pub mod metric;

@@ -5,5 +5,5 @@ mod manifest;
 
 pub use card::card;
 pub(crate) use card::short_name;
-pub(crate) use manifest::origin;
 pub use manifest::{SCHEMA, manifest};
+pub(crate) use manifest::{digest, origin};

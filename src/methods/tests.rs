@@ -99,6 +99,9 @@ fn cases() -> Vec<Case> {
             .each("weight", &[0.5, 1.5])
             .each("density", &[0.4, 0.6])
             .flag("rescale", false),
+        case("fisher", 3, None).each("weight", &[1.0, 0.5, 0.25]),
+        case("fisher", 2, Some(1)).number("floor", 0.1),
+        case("fisher", 1, None),
         case("passthrough", 1, None),
         case("passthrough", 1, None).each("scale", &[-1.5]),
     ]
@@ -131,6 +134,24 @@ impl Case {
 impl Case {
     fn method(&self) -> &'static Method {
         Method::named(self.method).unwrap()
+    }
+
+    /// The models' tensors, and behind them their statistics, where the method reads any: some of
+    /// them 0 in every model, some negative.
+    fn inputs(&self, length: usize, float: Float) -> Vec<Memory> {
+        let mut all = inputs(self.models, length, float);
+        if self.method().statistics.is_some() {
+            for (m, like) in inputs(self.models, length, float).iter().enumerate() {
+                let value = |(i, x): (usize, f32)| match (i + m) % 17 {
+                    3 => -x.abs(),
+                    _ if i % 13 == 11 => 0.0,
+                    _ => x.abs() * 1e-3_f32.powi((i % 5) as i32),
+                };
+                let values: Vec<f32> = like.values().into_iter().enumerate().map(value).collect();
+                all.push(Memory::new(&values, Float::F32));
+            }
+        }
+        all
     }
 
     fn params(&self) -> Params {
@@ -260,7 +281,7 @@ fn methods_follow_their_references_on_odd_lengths_and_dtypes() {
     for case in &cases() {
         for length in [1, 2, 17, 63, 65, 4095, 4097] {
             for float in [Float::F32, Float::F16, Float::BF16] {
-                let inputs = inputs(case.models, length, float);
+                let inputs = case.inputs(length, float);
                 assert_close(case, &case.run(&inputs, Kernels::best(), Lanes::One), &inputs);
             }
         }
@@ -271,7 +292,7 @@ fn methods_follow_their_references_on_odd_lengths_and_dtypes() {
 fn methods_give_the_same_bits_on_every_instruction_set_and_thread_count() {
     let length = 2 * crate::engine::CHUNK + 4097;
     for case in &cases() {
-        let inputs = inputs(case.models, length, Float::BF16);
+        let inputs = case.inputs(length, Float::BF16);
         let wanted = case.run(&inputs, Kernels::best(), Lanes::One);
         assert_close(case, &wanted, &inputs);
         let same =
@@ -292,7 +313,7 @@ fn thresholds_are_exact_where_a_sample_brackets_them() {
     // Long enough to be sampled; rows that differ in size mislead the sample of the second case.
     let length = (1 << 20) + 77;
     for case in cases().iter().filter(|case| case.method == "ties") {
-        let inputs = inputs(case.models, length, Float::BF16);
+        let inputs = case.inputs(length, Float::BF16);
         assert_close(case, &case.run(&inputs, Kernels::best(), Lanes::One), &inputs);
         let uneven: Vec<Memory> = inputs
             .iter()
@@ -341,7 +362,7 @@ fn ties_as_in_the_paper_trims_over_the_whole_model() {
 #[test]
 fn tensors_without_elements_are_no_trouble() {
     for case in &cases() {
-        let inputs = inputs(case.models, 0, Float::BF16);
+        let inputs = case.inputs(0, Float::BF16);
         assert!(case.run(&inputs, Kernels::best(), Lanes::One).is_empty());
         assert!(case.run(&inputs, Kernels::best(), Lanes::Pool).is_empty());
     }
@@ -350,7 +371,7 @@ fn tensors_without_elements_are_no_trouble() {
 #[test]
 fn infinities_follow_ieee_and_agree_everywhere() {
     for case in &cases() {
-        let mut inputs = inputs(case.models, 4097, Float::F32);
+        let mut inputs = case.inputs(4097, Float::F32);
         for (m, input) in inputs.iter_mut().enumerate() {
             let mut values = input.values();
             values[100 + m] = f32::INFINITY;

@@ -28,5 +28,10 @@ pub(super) fn account<'a>(
             left.insert(part.to_string(), reason.clone());
         }
     }
-    Model { reference: model.reference.clone(), made_of, dropped: left }
+    Model {
+        reference: model.reference.clone(),
+        made_of,
+        statistics: model.statistics().map(|found| found.to_string()),
+        dropped: left,
+    }
 }

@@ -58,6 +58,11 @@ pub(super) fn chat_template(_: &mut SchemaGenerator) -> Schema {
     ]})
 }
 
+/// The `labels` of Fisher information.
+pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"anyOf": [words(["model", "data"]), {"type": "null"}]})
+}
+
 /// The `kind` of a token's row.
 pub(super) fn row_kind(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"enum": ROW_KINDS})

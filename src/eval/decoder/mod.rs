@@ -10,7 +10,7 @@ mod budget;
 mod embedding;
 mod generate;
 mod head;
-mod hidden;
+pub(in crate::eval) mod hidden;
 mod layer;
 mod mlp;
 mod observe;
@@ -18,7 +18,7 @@ mod sampling;
 mod score;
 mod sequences;
 mod state_space;
-mod tensors;
+pub(in crate::eval) mod tensors;
 mod weights;
 
 #[cfg(test)]
@@ -209,6 +209,11 @@ impl Decoder {
         self.forward(&slices, Some(observer), &|_| ()).map(drop)
     }
 
+    /// The longest sequence it was made for.
+    pub(in crate::eval) fn context(&self) -> Option<usize> {
+        self.context
+    }
+
     fn alone(&self, tokens: &[u32]) -> Result<Slice> {
         self.check(tokens)?;
         let mut slice = Slice::default();
@@ -217,7 +222,7 @@ impl Decoder {
     }
 
     /// Refuses a sequence that the model has no embedding or no positions for.
-    fn check(&self, tokens: &[u32]) -> Result<()> {
+    pub(in crate::eval) fn check(&self, tokens: &[u32]) -> Result<()> {
         let rows = self.embedding.rows();
         if let Some(token) = tokens.iter().find(|token| **token as usize >= rows) {
             return Err(Error::input("a token is not one of the model's vocabulary")

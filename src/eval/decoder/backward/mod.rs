@@ -15,7 +15,6 @@ mod product;
 mod tests;
 mod weights;
 
-pub(crate) use embedding::Embedded;
 pub(crate) use head::{HeadGradient, HeadWeights};
 pub(crate) use weights::Weights;
 
