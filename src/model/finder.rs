@@ -151,8 +151,10 @@ impl<'a> Finder<'a> {
         let places = self.places(path);
         places.iter().find(|place| place.is_file()).cloned().ok_or_else(|| {
             let tried = places.iter().map(|place| place.display().to_string());
+            let mut tried: Vec<String> = tried.collect();
+            tried.dedup();
             Error::input("a file does not exist")
-                .fact("tried", tried.collect::<Vec<_>>().join(", "))
+                .fact("tried", tried.join(", "))
                 .hint("paths are relative to the recipe's folder, then to the working directory")
         })
     }

@@ -45,7 +45,7 @@ pub use shards::{Shard, StoredTensor, parse_header, parse_index};
 pub(crate) use sidecars::is_tokenizer_file;
 pub use sidecars::{Sidecars, WEIGHT_FILES, is_weight_file};
 pub use source::{Float, Source, TensorSpec};
-pub use statistics::{OfModel, Statistics, ToCompute};
+pub use statistics::{FisherSettings, Labels, OfModel, Statistics, ToCompute};
 pub use tied::tied_to;
 pub use tokenizer::ChatTemplate;
 pub(crate) use tokenizer::{

@@ -7,7 +7,7 @@
 use super::raw::{RawModule, RawModules, RawParameters, RawRecipe};
 use super::tokenizer::ROW_KINDS;
 use crate::methods::{METHODS, Param, ParamKind};
-use crate::model::{ChatTemplate, Float, known_modules};
+use crate::model::{ChatTemplate, Float, Labels, known_modules};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -60,7 +60,7 @@ pub(super) fn chat_template(_: &mut SchemaGenerator) -> Schema {
 
 /// The `labels` of Fisher information.
 pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"anyOf": [words(["model", "data"]), {"type": "null"}]})
+    json_schema!({"anyOf": [words(Labels::ALL.map(Labels::name)), {"type": "null"}]})
 }
 
 /// The `kind` of a token's row.

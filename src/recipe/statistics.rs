@@ -4,9 +4,8 @@ use super::Located;
 use super::schema;
 use super::sources::{At, Sources};
 use crate::error::{Error, Result};
-use crate::eval::fisher::{Labels, Settings};
 use crate::methods::Method;
-use crate::model::Statistics;
+use crate::model::{FisherSettings, Labels, Statistics};
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -31,7 +30,7 @@ pub enum StatisticsSource {
         /// The file.
         data: String,
         /// What decides the result.
-        settings: Settings,
+        settings: FisherSettings,
     },
 }
 
@@ -119,7 +118,7 @@ pub(super) fn fisher(
 }
 
 fn computed(sources: &Sources, key: &str, raw: RawFisherData) -> Result<StatisticsSource> {
-    let default = Settings::default();
+    let default = FisherSettings::default();
     let count = |name: &str, least: u64, given: Option<At<u64>>| -> Result<Option<usize>> {
         let Some(given) = given.map(|given| sources.locate(given)) else { return Ok(None) };
         if given.value < least {
@@ -143,7 +142,7 @@ fn computed(sources: &Sources, key: &str, raw: RawFisherData) -> Result<Statisti
         let empty: Error = data.error("a path is empty").key(format!("{key}.data"));
         return Err(empty.hint("name a file of documents"));
     }
-    let settings = Settings {
+    let settings = FisherSettings {
         samples: count("samples", 1, raw.samples)?,
         length: count("length", 2, raw.length)?,
         labels,

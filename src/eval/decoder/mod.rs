@@ -209,11 +209,6 @@ impl Decoder {
         self.forward(&slices, Some(observer), &|_| ()).map(drop)
     }
 
-    /// The longest sequence it was made for.
-    pub(in crate::eval) fn context(&self) -> Option<usize> {
-        self.context
-    }
-
     fn alone(&self, tokens: &[u32]) -> Result<Slice> {
         self.check(tokens)?;
         let mut slice = Slice::default();

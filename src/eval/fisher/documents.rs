@@ -9,9 +9,6 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
-/// The field of a JSON object that holds the text, unless another is named.
-pub(super) const FIELD: &str = "text";
-
 /// Where documents come from.
 #[derive(Clone, Copy, Debug)]
 pub enum Data<'a> {

@@ -1,33 +1,7 @@
-//! The labels whose likelihood is differentiated.
+//! Labels that are drawn from a model's predictions.
 
 use crate::kernels::Stream;
-use serde::Serialize;
 use sha2::{Digest, Sha256};
-
-/// What the labels of a document are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Labels {
-    /// Drawn at each position from the model's own prediction: the Fisher information.
-    Model,
-    /// The document's own next tokens: the empirical Fisher information.
-    Data,
-}
-
-impl Labels {
-    /// The word for it in recipes and files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Data => "data",
-        }
-    }
-
-    /// What a word stands for.
-    pub fn parse(word: &str) -> Option<Self> {
-        [Self::Model, Self::Data].into_iter().find(|labels| labels.name() == word)
-    }
-}
 
 /// Draws the labels of one document.
 pub(super) struct Draw {

@@ -13,12 +13,13 @@ mod labels;
 mod output;
 mod parts;
 
+pub use crate::model::{FisherSettings as Settings, Labels};
 pub use documents::{Data, Documents};
-pub use labels::Labels;
 
 use crate::engine::{Digests, hex};
 use crate::error::{Error, Result};
 use crate::eval::decoder::backward::Backward;
+use crate::eval::decoder::{self, Decoder};
 use crate::lineage;
 use crate::model::Checkpoint;
 use budget::Budget;
@@ -34,28 +35,6 @@ pub const NUMERICS: u32 = 1;
 
 /// The longest document, unless a length is given.
 const LENGTH: usize = 2048;
-
-/// What decides the result, besides model and data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Settings {
-    /// How many documents; all if none.
-    pub samples: Option<usize>,
-    /// Tokens of a document at most; the model's context, or 2048 if that is less, if none.
-    pub length: Option<usize>,
-    /// What the labels are.
-    pub labels: Labels,
-    /// The seed of drawn labels.
-    pub seed: u64,
-    /// The field of a JSON object that holds the text.
-    pub field: String,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        let (labels, field) = (Labels::Model, documents::FIELD.to_string());
-        Self { samples: None, length: None, labels, seed: 0, field }
-    }
-}
 
 /// What may be used for it; nothing of it shows in the result.
 #[derive(Clone, Debug)]
@@ -100,7 +79,7 @@ pub fn least_memory(checkpoint: &Checkpoint, settings: &Settings) -> Result<u64>
 }
 
 fn length(model: &Backward<'_>, settings: &Settings) -> usize {
-    let context = model.decoder().context().unwrap_or(LENGTH);
+    let context = model.context().unwrap_or(LENGTH);
     settings.length.unwrap_or(context.min(LENGTH))
 }
 
@@ -122,6 +101,9 @@ pub fn compute(
     let (target, overwrite) = out;
     output::check(target, overwrite)?;
     let model = Backward::open(checkpoint)?;
+    // It checks the weights; its own memory is not used.
+    let options = decoder::Options { memory: 1 << 50, threads: 1, batch: None };
+    let decoder = Decoder::open(checkpoint, &options)?;
     let length = length(&model, settings);
     if length < 2 {
         return Err(Error::input("a document needs two tokens, one to predict the other")
@@ -130,7 +112,7 @@ pub fn compute(
     }
     let documents = Documents::read(data, checkpoint, settings, length)?;
     for tokens in &documents.tokens {
-        model.decoder().check(tokens)?;
+        decoder.check(tokens)?;
     }
     let budget = Budget::new(&model, resources, length, &documents)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(budget.threads).build();
@@ -140,7 +122,10 @@ pub fn compute(
         let metadata = metadata(checkpoint, settings, resources, &documents, length)?;
         let mut output = Output::create(target, checkpoint, &metadata)?;
         let pass = Pass { model: &model, documents: &documents, settings, budget: &budget };
-        let nats = pass.run(&mut output, progress)?;
+        let nats = pass.run(&mut output, progress).map_err(|error| match error.get("model") {
+            Some(_) => error,
+            None => error.fact("model", &checkpoint.reference),
+        })?;
         let (tensors, total) = (output.tensors(), output.total());
         output.commit(target, overwrite)?;
         let labels = documents.labels();

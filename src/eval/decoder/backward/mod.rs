@@ -19,7 +19,6 @@ pub(crate) use head::{HeadGradient, HeadWeights};
 pub(crate) use weights::Weights;
 
 use super::tensors::{failed, width};
-use super::{Decoder, Options};
 use crate::error::{Error, Result};
 use crate::model::architectures::{self, Architecture};
 use crate::model::{Checkpoint, Source};
@@ -29,7 +28,6 @@ use candle_core::backprop::GradStore;
 /// A model whose gradients can be taken.
 pub(crate) struct Backward<'a> {
     checkpoint: &'a Checkpoint,
-    decoder: Decoder,
     data: Architecture,
     /// The tensor that the head is stored as.
     head: String,
@@ -56,18 +54,15 @@ impl Gradients {
 }
 
 impl<'a> Backward<'a> {
-    /// Opens a model; no weight but norms and biases is read.
+    /// Opens a model; no weight is read. That it is as its config says is left to [`super::Decoder::open`].
     ///
     /// # Errors
-    /// The decoder does not take the model, or it has state spaces.
+    /// The model's family is not known, or has state spaces.
     pub(crate) fn open(checkpoint: &'a Checkpoint) -> Result<Self> {
         let located = |error: Error| match error.get("model") {
             Some(_) => error,
             None => error.fact("model", &checkpoint.reference),
         };
-        // What it takes is counted by whoever takes gradients.
-        let options = Options { memory: 1 << 50, threads: 1, batch: None };
-        let decoder = Decoder::open(checkpoint, &options)?;
         let stored = |name: &str| checkpoint.tensor(name).is_some();
         let data = architectures::find(&checkpoint.config, stored).map_err(located)?.architecture;
         for layer in &data.layers {
@@ -77,12 +72,12 @@ impl<'a> Backward<'a> {
             Some(_) => data.head.tensor.clone(),
             None => format!("{}.weight", data.embedding.tensor),
         };
-        Ok(Self { checkpoint, decoder, data, head })
+        Ok(Self { checkpoint, data, head })
     }
 
-    /// The forward decoder of the same model.
-    pub(crate) fn decoder(&self) -> &Decoder {
-        &self.decoder
+    /// The longest sequence it was made for.
+    pub(crate) fn context(&self) -> Option<usize> {
+        self.data.context
     }
 
     /// How many layers it has.
@@ -123,7 +118,9 @@ impl<'a> Backward<'a> {
 
     /// A weight as it is stored.
     pub(crate) fn source(&self, name: &str) -> Result<&dyn Source> {
-        self.checkpoint.tensor(name).ok_or_else(|| Error::internal("a weight is gone").tensor(name))
+        self.checkpoint.tensor(name).ok_or_else(|| {
+            Error::input("the checkpoint lacks a weight that its config asks for").tensor(name)
+        })
     }
 
     /// The hidden states of a sequence behind a layer, from those before it.

@@ -1,6 +1,7 @@
 //! The differentiable model computes what the decoder does, on every golden checkpoint.
 
 use super::Backward;
+use crate::eval::decoder::{Decoder, Options};
 use crate::model::Checkpoint;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +35,8 @@ fn logits_are_those_of_the_decoder() {
         }
         let weights = model.weights(&model.final_names(), false).unwrap();
         let found = model.all_logits(&x, &weights).unwrap();
-        let expected = model.decoder().logits(&tokens).unwrap();
+        let decoder = Decoder::open(&checkpoint, &Options::default()).unwrap();
+        let expected = decoder.logits(&tokens).unwrap();
         assert_eq!(found.len(), expected.len());
         let apart = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
         let most = apart.fold(0.0, f32::max);

@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod merging;
+#[path = "../support/mod.rs"]
+mod support;
+
 use cognate::eval::fisher::{Data, Labels, Resources, Settings, compute};
 use cognate::model::Checkpoint;
 use std::collections::BTreeMap;

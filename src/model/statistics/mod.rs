@@ -4,11 +4,14 @@
 //! Their file joins the checkpoint's shards and its tensors the stored ones, as `fisher:NAME`, so that
 //! digests and lineage cover them; they are not among the tensors that a merge writes.
 
+mod settings;
+
+pub use settings::{FisherSettings, Labels};
+
 use super::checkpoint::Checkpoint;
 use super::shards::{self, parse_header};
 use super::source::{Source, TensorSpec};
 use crate::error::{Error, Result};
-use crate::eval::fisher;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -57,7 +60,7 @@ pub struct ToCompute {
     /// As the recipe names it.
     pub reference: String,
     /// What decides the result.
-    pub settings: fisher::Settings,
+    pub settings: FisherSettings,
 }
 
 /// The statistics of one model.
@@ -203,7 +206,7 @@ impl std::fmt::Display for OfModel {
         let title = self.kind.title();
         match (&self.computed, &self.reference) {
             (Some(computed), _) => {
-                let fisher::Settings { samples, length, labels, seed, .. } = &computed.settings;
+                let FisherSettings { samples, length, labels, seed, .. } = &computed.settings;
                 write!(f, "{title}: computed on ")?;
                 match samples {
                     Some(samples) => write!(f, "the first {samples} documents")?,
@@ -214,8 +217,8 @@ impl std::fmt::Display for OfModel {
                     write!(f, ", up to {length} tokens")?;
                 }
                 match labels {
-                    fisher::Labels::Model => write!(f, ", with labels drawn by seed {seed}"),
-                    fisher::Labels::Data => write!(f, ", with the data's own labels"),
+                    Labels::Model => write!(f, ", with labels drawn by seed {seed}"),
+                    Labels::Data => write!(f, ", with the data's own labels"),
                 }
             }
             (None, Some(reference)) => {
