@@ -89,10 +89,7 @@ impl Args {
         let data = Data::File(&self.data);
         let done = fisher::compute(&model, data, &settings, &resources, out, &progress)?;
         if done.left_out > 0 && !self.quiet {
-            remark(&format!(
-                "{} documents have fewer than two tokens and are left out",
-                done.left_out
-            ));
+            remark(&format!("documents of fewer than two tokens, left out: {}", done.left_out));
         }
         if self.json {
             let mut value = serde_json::json!(done);

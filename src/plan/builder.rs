@@ -258,15 +258,8 @@ fn job(
             .fact("method", method.name)
             .hint("change the parameters, or choose another method")
     })?;
-    if let Some(kind) = method.statistics {
-        let of = |input: &Input| -> Result<Input> {
-            let tensor = models[input.model].statistics_of(kind, &input.tensor);
-            let at = |e: Error| e.at(recipe.file.display()).key(kind.key());
-            Ok(Input { model: input.model, tensor: tensor.map_err(at)? })
-        };
-        let statistics: Vec<Input> = inputs.iter().map(of).collect::<Result<_>>()?;
-        inputs.extend(statistics);
-    }
+    let statistics = parts::statistics(recipe, method, &inputs, models)?;
+    inputs.extend(statistics);
     Ok(Job {
         output: TensorSpec { name: placement.output.clone(), dtype, shape: lead.shape.clone() },
         method,

@@ -142,6 +142,7 @@ fn setting(generator: &mut SchemaGenerator, param: &Param) -> Value {
     let name = match param.kind {
         ParamKind::Bool => "Flag".to_string(),
         ParamKind::Number { min: f64::MIN, max: f64::MAX } => "Number".to_string(),
+        ParamKind::Number { min, max: f64::MAX } => format!("Number_from_{min}"),
         ParamKind::Number { min, max } => format!("Number_{min}_to_{max}"),
         ParamKind::Choice(words) => format!("One_of_{}", words.join("_")),
     };

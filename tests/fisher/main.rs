@@ -140,6 +140,18 @@ fn what_cannot_be_done_is_refused() {
         assert_eq!(error.exit_code(), 2);
         all += &format!("{error}\n\n");
     }
+    // A file of the model is not replaced, whatever is asked for.
+    let copy = folder.path().join("model");
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden().join("llama").join(file), copy.join(file)).unwrap();
+    }
+    let model = Checkpoint::open("copy", &copy).unwrap();
+    let weights = copy.join("model.safetensors");
+    let data = Data::Tokens(&documents);
+    let error = compute(&model, data, &default, &resources(1), (&weights, true), &|_| ());
+    assert!(error.unwrap_err().message().contains("is read"));
+    std::fs::remove_dir_all(&copy).unwrap();
     assert!(!out.exists());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     insta::assert_snapshot!("refused", all);

@@ -18,6 +18,16 @@ pub enum Data<'a> {
     Tokens(&'a [Vec<u32>]),
 }
 
+impl<'a> Data<'a> {
+    /// The file, if it is one.
+    pub(super) fn file(self) -> Option<&'a Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Tokens(_) => None,
+        }
+    }
+}
+
 /// Where the text of a document stands in a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field<'a> {

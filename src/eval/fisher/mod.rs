@@ -99,7 +99,8 @@ pub fn compute(
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Summary> {
     let (target, overwrite) = out;
-    output::check(target, overwrite)?;
+    let shards = checkpoint.shards().iter().map(|shard| shard.mapping.path());
+    output::check(target, overwrite, shards.chain(data.file()))?;
     let model = Backward::open(checkpoint)?;
     // It checks the weights; its own memory is not used.
     let options = decoder::Options { memory: 1 << 50, threads: 1, batch: None };

@@ -13,8 +13,19 @@ use tempfile::NamedTempFile;
 /// Elements that are turned into bytes at a time.
 const PIECE: usize = 1 << 18;
 
-/// Refuses to replace a file, unless that is asked for.
-pub(super) fn check(target: &Path, overwrite: bool) -> Result<()> {
+/// Refuses to replace a file, unless that is asked for, and one that is read in any case.
+pub(super) fn check<'a>(
+    target: &Path,
+    overwrite: bool,
+    mut read: impl Iterator<Item = &'a Path>,
+) -> Result<()> {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    let own = real(target);
+    if own.is_some() && read.any(|path| real(path) == own) {
+        return Err(Error::input("the output is a file that is read")
+            .file(target)
+            .hint("choose another with -o"));
+    }
     if target.is_dir() {
         return Err(Error::input("the output is a folder").file(target).hint("name a file"));
     }
