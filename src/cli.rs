@@ -2,6 +2,7 @@
 
 mod check;
 mod eval;
+mod fisher;
 mod inspect;
 mod merge;
 mod methods;
@@ -36,6 +37,8 @@ enum Command {
     Eval(eval::Args),
     /// Show what a checkpoint holds
     Inspect(inspect::Args),
+    /// Compute the Fisher information of a model's weights, for the method `fisher`
+    Fisher(fisher::Args),
     /// List the merge methods and their parameters
     Methods(methods::Args),
     /// List the evaluation tasks that are known by name
@@ -52,6 +55,7 @@ impl Cli {
             Command::Check(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Inspect(args) => args.run(),
+            Command::Fisher(args) => args.run(),
             Command::Methods(args) => args.run(),
             Command::Tasks(args) => args.run(),
             Command::Schema(args) => args.run(),

@@ -4,6 +4,7 @@ mod evaluate;
 mod folders;
 mod relation;
 mod stages;
+mod statistics;
 mod step;
 
 use crate::engine::{DigestMode, Outcome, Progress};
@@ -25,6 +26,8 @@ pub struct Merge {
     pub recipe: RecipeFile,
     /// Its stages in order; the last makes the output.
     stages: Vec<Stage>,
+    /// What the merge may use.
+    options: plan::Options,
     /// What each model reference leads to.
     found: BTreeMap<String, Found>,
     /// What the recipe asks of the output.
@@ -89,7 +92,7 @@ impl Merge {
         }
         evaluate::find(&recipe, &finder)?;
         let evaluation = evaluate::evaluation(&recipe)?;
-        Ok(Self { recipe, stages, found: finder.found(), evaluation })
+        Ok(Self { recipe, stages, options: options.clone(), found: finder.found(), evaluation })
     }
 
     /// The plan of the output.

@@ -59,6 +59,14 @@ fn sandbox() -> Sandbox {
     std::os::unix::fs::symlink(own.join("merge-configs"), sandbox.path("merge-configs")).unwrap();
     let gguf = std::fs::read(own.join("tests/data/gguf/llama_q8_0.gguf")).unwrap();
     sandbox.write("models/llama-q8_0.gguf", gguf);
+    let prose = std::fs::read(own.join("tests/data/eval/prose.jsonl")).unwrap();
+    sandbox.write("data/prose.jsonl", prose);
+    std::fs::create_dir(sandbox.path("fisher")).unwrap();
+    for name in ["ft-prose", "ft-code"] {
+        let (model, out) = (format!("models/{name}"), format!("fisher/{name}.safetensors"));
+        let data = ["--data", "data/prose.jsonl", "--samples", "2", "--length", "32"];
+        sandbox.ok(&[&["fisher", &model, "-o", &out], &data[..]].concat());
+    }
     chat(&sandbox);
     std::fs::create_dir(sandbox.path("bin")).unwrap();
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_cognate"), sandbox.path("bin/cognate")).unwrap();

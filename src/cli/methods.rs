@@ -52,6 +52,10 @@ fn describe(text: &mut String, method: &Method) -> std::fmt::Result {
     writeln!(text, "  formula  {}", method.formula)?;
     writeln!(text, "  source   {}", method.reference)?;
     writeln!(text, "  takes    {}{base}", method.inputs)?;
+    if let Some(kind) = method.statistics {
+        let (key, title) = (kind.key(), kind.title());
+        writeln!(text, "  needs    the {title} of each model, its key `{key}`")?;
+    }
     writeln!(text, "  reads    its inputs {passes} times as a rule, in chunks")?;
     for param in method.params {
         let (kind, default) = (param.expectation(), param.default_text());
@@ -79,6 +83,7 @@ fn row(method: &Method) -> Value {
         "reference": method.reference,
         "models": {"min": least, "max": most},
         "base_required": method.base == Base::Required,
+        "statistics": method.statistics.map(|kind| kind.key()),
         "passes": passes,
         "parameters": method.params.iter().map(|param| json!({
             "name": param.name,

@@ -113,6 +113,23 @@ impl Progress {
         }
     }
 
+    /// Says in words how far something is that is not counted in bytes: above the bar, or a line now
+    /// and then.
+    pub(crate) fn line(&self, text: &str) {
+        match &self.kind {
+            Kind::Silent => {}
+            Kind::Bar(bar) => bar.println(text),
+            Kind::Lines(lines) => {
+                if let Ok(mut lines) = lines.lock()
+                    && lines.last.elapsed() >= EVERY
+                {
+                    let _ = writeln!(std::io::stderr(), "{text}");
+                    lines.last = Instant::now();
+                }
+            }
+        }
+    }
+
     /// Clears the bar.
     pub(crate) fn end(&self) {
         if let Kind::Bar(bar) = &self.kind {

@@ -14,6 +14,7 @@ pub mod encode;
 pub mod evaluation;
 mod examples;
 pub mod filter;
+pub mod fisher;
 pub mod gate;
 pub mod items;
 pub mod metric;

@@ -3,7 +3,9 @@
 
 use super::neural::{self, Activation};
 use super::random::Stream;
-use super::{combine, convert, elect, low_rank, magnitude, reduce, sparsify};
+use super::{
+    combine, convert, elect, gradient, low_rank, magnitude, mean, product, reduce, sparsify,
+};
 use crate::model::Float;
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -203,4 +205,24 @@ kernels! {
     /// One step of a diagonal state space: `state = e^(step·decay) · state + step·input·x`; returns
     /// `Σ state · output`, in f32 in the order of the elements.
     fn scan(decay: &[f32], input: &[f32], step: f32, x: f32, output: &[f32], state: &mut [f32]) -> f32 = neural::scan;
+    /// `tile += a·b` for a tile of [`super::TILE_ROWS`] × [`super::TILE_COLUMNS`]: `a` holds a column
+    /// of the tile's rows for each step of the inner dimension, `b` a row of its columns. Each sum in
+    /// f32, in the order of the steps.
+    fn add_tile(a: &[f32], b: &[f32], tile: &mut [f32]) = product::add_tile;
+    /// `gradient *= f'(x)` for an activation function.
+    fn activate_gradient(activation: Activation, x: &[f32], gradient: &mut [f32]) = gradient::activate;
+    /// The gradient before a softmax from that behind it; `y` is its output.
+    fn softmax_gradient(y: &[f32], gradient: &mut [f32]) = gradient::softmax;
+    /// `gradient *= y·(1 - y)`, where `y` is the sigmoid's output.
+    fn sigmoid_gradient(y: &[f32], gradient: &mut [f32]) = gradient::sigmoid;
+    /// `gradient *= 1 - (y / cap)²`, where `y` is the output of [`Kernels::soft_cap`].
+    fn soft_cap_gradient(cap: f32, y: &[f32], gradient: &mut [f32]) = gradient::soft_cap;
+    /// The gradient before [`Kernels::rms_norm`] from that behind it; adds the weights' own.
+    fn rms_norm_gradient(eps: f64, weight: &[f32], x: &[f32], gradient: &mut [f32], weight_gradient: &mut [f32]) = gradient::rms_norm;
+    /// The gradient before [`Kernels::layer_norm`] from that behind it; adds the weights' own.
+    fn layer_norm_gradient(eps: f64, weight: &[f32], x: &[f32], gradient: &mut [f32], weight_gradient: &mut [f32]) = gradient::layer_norm;
+    /// `out = Σ wₘ·fₘ·xₘ / Σ wₘ·fₘ` for each element, in f64 in the order of the models and rounded
+    /// once; `fₘ` is `importance`, or `floor` where that is greater. Where the divisor is 0:
+    /// `Σ wₘ·xₘ / Σ wₘ`.
+    fn weighted_means(weights: &[f64], floor: f32, values: &[Vec<f32>], importance: &[Vec<f32>], out: &mut [f32]) = mean::weighted_means;
 }

@@ -8,15 +8,19 @@ mod combine;
 mod convert;
 mod dispatch;
 mod elect;
+mod gradient;
 mod low_rank;
 mod magnitude;
+mod mean;
 mod neural;
+mod product;
 mod random;
 mod reduce;
 mod sparsify;
 
 pub use dispatch::{Isa, Kernels};
 pub use neural::Activation;
+pub use product::{TILE_COLUMNS, TILE_ROWS};
 pub use random::Stream;
 
 /// Lanes of a reduction: element `i` of a slice goes to lane `i % LANES`.

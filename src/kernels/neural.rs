@@ -25,7 +25,7 @@ pub enum Activation {
 
 /// `e^x`; 0 or infinity (up to rounding) beyond what f32 holds, NaN for NaN.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // Adding it rounds to an integer, which then stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
@@ -50,19 +50,19 @@ fn exp(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn sigmoid_of(x: f32) -> f32 {
+pub(super) fn sigmoid_of(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
 /// The hyperbolic tangent with an absolute error of about 1e-7.
 #[inline(always)]
-fn tanh(x: f32) -> f32 {
+pub(super) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (1.0 + exp(2.0 * x))
 }
 
 /// The standard normal distribution function.
 #[inline(always)]
-fn normal(x: f32) -> f32 {
+pub(super) fn normal(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
     let p = 1.061_405_4;
@@ -140,7 +140,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+pub(super) fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     let mut lanes = [0.0_f32; LANES];
     let chunks = x.chunks_exact(LANES);
     let tail: f64 = chunks.remainder().iter().map(|x| f64::from(f(*x))).sum();

@@ -5,11 +5,12 @@
 
 use crate::engine::{Digest, NUMERICS, Outcome, hex, model_digest};
 use crate::model::hub::Resolved;
-use crate::model::{Checkpoint, Source, TensorSpec};
+use crate::model::{Checkpoint, OfModel, Source, TensorSpec};
 use crate::plan::Plan;
 use crate::recipe::{Recipe, RecipeFile};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
 
 /// Name and version of the manifest's schema.
 pub const SCHEMA: &str = "cognate/lineage/1";
@@ -85,32 +86,19 @@ pub fn manifest(
 fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) -> Value {
     let checkpoint = &models[index];
     let digests = &outcome.inputs[index];
-    let known = digests.len() == checkpoint.stored().len();
-    // An adapter's config decides on the weights as much as its tensors do.
-    let configs: Vec<(TensorSpec, Digest)> = checkpoint
-        .adapters()
-        .iter()
-        .map(|adapter| (adapter.config_spec(), Sha256::digest(&adapter.config).into()))
-        .collect();
-    let pairs = checkpoint.stored().iter();
-    let pairs = pairs.filter_map(|(name, tensor)| Some((tensor.spec(), digests.get(name)?)));
-    let model = model_digest(pairs.chain(configs.iter().map(|(spec, digest)| (spec, digest))));
-    let tensors: Map<String, Value> = checkpoint
-        .stored()
-        .iter()
-        .map(|(name, tensor)| {
-            let spec = tensor.spec();
+    let tensors: Map<String, Value> = weights(checkpoint)
+        .map(|(name, spec)| {
             let entry = json!({
                 "dtype": spec.dtype.to_string(),
                 "shape": spec.shape,
                 "sha256": digests.get(name).map(hex),
             });
-            (name.clone(), entry)
+            (name.to_string(), entry)
         })
         .collect();
     let mut entry = origin(checkpoint);
     let described = json!({
-        "digest": known.then(|| hex(&model)),
+        "digest": digest(checkpoint, digests).as_ref().map(hex),
         "architecture": checkpoint.config.architecture(),
         "tensors": tensors,
         "made_of": plan.models[index].made_of,
@@ -118,8 +106,67 @@ fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) ->
     });
     if let (Some(entry), Value::Object(described)) = (entry.as_object_mut(), described) {
         entry.extend(described);
+        if let Some(found) = checkpoint.statistics() {
+            entry.insert("statistics".to_string(), statistics(found, checkpoint, digests));
+        }
     }
     entry
+}
+
+/// The stored tensors of a model without those of its statistics.
+fn weights(checkpoint: &Checkpoint) -> impl Iterator<Item = (&str, &TensorSpec)> {
+    let prefix = checkpoint.statistics().map(|found| found.kind.name_of(""));
+    let all = checkpoint.stored().iter().map(|(name, tensor)| (name.as_str(), tensor.spec()));
+    all.filter(move |(name, _)| prefix.as_ref().is_none_or(|prefix| !name.starts_with(prefix)))
+}
+
+/// The statistics of a model: their file or how they were computed, their digest (as a model's, by the
+/// names in the file), and what the file says of itself.
+fn statistics(
+    found: &OfModel,
+    checkpoint: &Checkpoint,
+    digests: &BTreeMap<String, Digest>,
+) -> Value {
+    let prefix = found.kind.name_of("");
+    let stored = checkpoint.stored().iter();
+    let stored =
+        stored.filter_map(|(name, tensor)| Some((name.strip_prefix(&prefix)?, name, tensor)));
+    let tensors: Option<Vec<(TensorSpec, Digest)>> = stored
+        .map(|(own, name, tensor)| {
+            let spec = TensorSpec { name: own.to_string(), ..tensor.spec().clone() };
+            Some((spec, *digests.get(name)?))
+        })
+        .collect();
+    let digest = tensors.map(|all| hex(&model_digest(all.iter().map(|(spec, own)| (spec, own)))));
+    let mut entry = json!({
+        "kind": found.kind.key(),
+        "digest": digest,
+        "metadata": found.metadata,
+    });
+    match &found.computed {
+        Some(computed) => {
+            entry["computed"] = json!({"data": computed.reference, "settings": computed.settings});
+        }
+        None => entry["file"] = json!(found.reference),
+    }
+    entry
+}
+
+/// The digest of a model as its files store it, given those of its tensors; none unless all are known.
+/// An adapter's config decides on the weights as much as its tensors do, and counts as one.
+pub(crate) fn digest(
+    checkpoint: &Checkpoint,
+    digests: &BTreeMap<String, Digest>,
+) -> Option<Digest> {
+    let configs: Vec<(TensorSpec, Digest)> = checkpoint
+        .adapters()
+        .iter()
+        .map(|adapter| (adapter.config_spec(), Sha256::digest(&adapter.config).into()))
+        .collect();
+    let pairs = weights(checkpoint).map(|(name, spec)| (spec, digests.get(name)));
+    let pairs: Option<Vec<_>> = pairs.map(|(spec, digest)| Some((spec, digest?))).collect();
+    let configs = configs.iter().map(|(spec, digest)| (spec, digest));
+    Some(model_digest(pairs?.into_iter().chain(configs)))
 }
 
 /// What an input is: the model as the recipe names it, its commit on the Hub, its adapters.

@@ -9,6 +9,16 @@ pub(super) fn check_target(target: &Path, models: &[Checkpoint]) -> Result<()> {
     let Some(resolved) = resolve(target) else {
         return Err(Error::input("the folder to write into does not exist").file(target));
     };
+    let files = models.iter().filter_map(|model| model.statistics()?.file.as_ref());
+    for file in files {
+        let real = std::fs::canonicalize(file).unwrap_or_else(|_| file.clone());
+        if real.starts_with(&resolved) {
+            return Err(Error::input("the output folder holds a file that is merged")
+                .file(target)
+                .fact("input", file.display())
+                .hint("choose another folder with -o"));
+        }
+    }
     let own = models.iter().map(|model| (&model.reference, &model.folder));
     let adapters = models.iter().flat_map(Checkpoint::adapters);
     let adapters = adapters.map(|adapter| (&adapter.reference, &adapter.folder));

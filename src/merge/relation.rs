@@ -32,7 +32,7 @@ pub(super) fn unrelated(stage: &Stage) -> Result<Vec<String>> {
     let mut found: BTreeMap<(usize, usize), Products> = BTreeMap::new();
     for job in matrices.into_iter().step_by(step).take(TENSORS) {
         let Some(base) = job.base else { continue };
-        for (i, input) in job.inputs.iter().enumerate().filter(|(i, _)| *i != base) {
+        for (i, input) in job.weights().iter().enumerate().filter(|(i, _)| *i != base) {
             let pair = (job.inputs[base].model, input.model);
             let tensor = |i: usize| of_input(&stage.models, job, i);
             if let (Some(a), Some(b)) = (tensor(base), tensor(i)) {

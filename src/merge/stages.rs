@@ -6,7 +6,7 @@
 
 use super::evaluate::Examination;
 use super::step::{Examine, Step};
-use super::{Merge, WriteOptions, Written};
+use super::{Merge, WriteOptions, Written, statistics};
 use crate::engine::{DigestMode, Digests, NanPolicy, Outcome, PlannedTensor, sibling};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
@@ -14,7 +14,7 @@ use crate::lineage;
 use crate::methods::Reads;
 use crate::model::{Checkpoint, Config, Finder, Source};
 use crate::plan::{self, Plan, Vocabulary};
-use crate::recipe::{Recipe, RecipeFile, stage_part};
+use crate::recipe::{Recipe, RecipeFile, StatisticsSource, stage_part};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -69,6 +69,9 @@ pub(super) fn open(
         let opened = models(recipe, &planned, finder)?;
         let (models, vocabulary) = in_one_vocabulary(recipe, opened, &planned, finder)?;
         let mut plan = Plan::new(recipe, &models, vocabulary, options)?;
+        let computing =
+            statistics::check(&models, options).map_err(|e| e.at(recipe.file.display()))?;
+        plan.totals.memory = plan.totals.memory.max(computing);
         let mut files = None;
         // What stages are computed of is read along with them.
         for stage in stages.iter().filter(|stage| stage.keep == Keep::Streamed) {
@@ -130,7 +133,7 @@ fn models(
             Some(_) => at(e),
         })?;
         model.reference.clone_from(&reference.value);
-        models.push(model);
+        models.push(statistics::open(recipe, reference, model, finder)?);
     }
     Ok(models)
 }
@@ -224,7 +227,19 @@ fn keep(file: &RecipeFile, index: usize, plan: &Plan) -> Keep {
     let users: Vec<&Recipe> = file.stages.iter().filter(uses).collect();
     let Reads::Stream { passes, .. } = users.first().map_or(recipe, |user| user).method.reads;
     let whole = plan.jobs.iter().any(|job| (job.method.trims_model)(&job.params));
-    if users.len() == 1 && passes == 1 && !whole { Keep::Streamed } else { Keep::Staged }
+    // Statistics take several passes over the whole model.
+    let computed = users.iter().any(|user| {
+        user.references().iter().any(|reference| {
+            let given = user.statistics_of(&reference.value).map(|given| &given.value.from);
+            stage_part(&reference.value) == name
+                && matches!(given, Some(StatisticsSource::Computed { .. }))
+        })
+    });
+    if users.len() == 1 && passes == 1 && !whole && !computed {
+        Keep::Streamed
+    } else {
+        Keep::Staged
+    }
 }
 
 impl Merge {
@@ -271,6 +286,9 @@ impl Merge {
                     in_one_vocabulary(recipe, opened, &ready, &finder)?.0
                 }
             };
+            let folder = sibling(target, &format!("statistics-{}", recipe.title()))?;
+            folders.push(folder.clone());
+            let models = statistics::compute(models, &folder, &self.options, options)?;
             let examine = examination.map(|examination| |folder: &Path| examination.run(folder));
             let examine = examine.as_ref().filter(|_| stage.keep == Keep::Output);
             let step = Step {

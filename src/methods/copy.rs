@@ -12,6 +12,7 @@ pub(super) const METHOD: Method = Method {
     reference: "",
     inputs: Inputs::AtLeast(1),
     base: Base::Plain,
+    statistics: None,
     params: &[],
     reads: Reads::Stream { passes: 1, bins: 0 },
     check: unchecked,

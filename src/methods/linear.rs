@@ -12,6 +12,7 @@ pub(super) const METHOD: Method = Method {
     reference: "Wortsman et al. 2022, Model soups, arXiv 2203.05482",
     inputs: Inputs::AtLeast(1),
     base: Base::Plain,
+    statistics: None,
     params: &[
         Param::input("weight", ANY, "the model's share"),
         Param::shared("normalize", ParamKind::Bool, "divide by the sum of the weights")

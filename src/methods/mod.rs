@@ -5,6 +5,7 @@
 //! line in [`METHODS`]; `cognate methods`, the recipe checks and the generic tests follow from it.
 
 mod copy;
+mod fisher;
 mod linear;
 mod params;
 mod passthrough;
@@ -17,6 +18,7 @@ pub use threshold::{Part, Threshold, model_thresholds};
 
 use crate::engine::TensorIo;
 use crate::error::{Result, nearest};
+use crate::model::Statistics;
 
 /// A merge method: a row of [`METHODS`].
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Method {
     pub inputs: Inputs,
     /// What it does with a base model.
     pub base: Base,
+    /// What it reads of each model besides the weights: as many inputs again, in the same order.
+    pub statistics: Option<Statistics>,
     /// Its parameters.
     pub params: &'static [Param],
     /// How it reads its inputs.
@@ -118,13 +122,14 @@ impl Map {
 }
 
 /// Every merge method a recipe can name.
-pub static METHODS: [Method; 7] = [
+pub static METHODS: [Method; 8] = [
     linear::METHOD,
     slerp::METHOD,
     task_vectors::TASK_ARITHMETIC,
     task_vectors::TIES,
     task_vectors::DARE_LINEAR,
     task_vectors::DARE_TIES,
+    fisher::METHOD,
     passthrough::METHOD,
 ];
 

@@ -107,6 +107,7 @@ impl Param {
             ParamKind::Number { min, max } if min == f64::MIN && max == f64::MAX => {
                 "a finite number".to_string()
             }
+            ParamKind::Number { min, max: f64::MAX } => format!("a number, {min} or more"),
             ParamKind::Number { min, max } => format!("a number from {min} to {max}"),
             ParamKind::Choice(words) => format!("one of {}", words.join(", ")),
         }

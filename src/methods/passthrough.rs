@@ -13,6 +13,7 @@ pub(super) const METHOD: Method = Method {
     reference: "layer stacking: Kim et al. 2023, SOLAR 10.7B, arXiv 2312.15166",
     inputs: Inputs::Exactly(1),
     base: Base::Plain,
+    statistics: None,
     params: &[Param::input("scale", ANY, "a factor on the tensor").or(Default::Absent)],
     reads: Reads::Stream { passes: 1, bins: 0 },
     check: unchecked,

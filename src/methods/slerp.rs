@@ -13,6 +13,7 @@ pub(super) const METHOD: Method = Method {
     reference: "Shoemake 1985, Animating rotation with quaternion curves",
     inputs: Inputs::Exactly(2),
     base: Base::Required,
+    statistics: None,
     params: &[Param::shared("t", FRACTION, "how far to go from the base to the other model")],
     reads: Reads::Stream { passes: 2, bins: 0 },
     check: unchecked,

@@ -58,6 +58,7 @@ pub(super) const TASK_ARITHMETIC: Method = Method {
     reference: "Ilharco et al. 2023, Editing models with task arithmetic, arXiv 2212.04089",
     inputs: Inputs::AtLeast(1),
     base: Base::Required,
+    statistics: None,
     params: &[
         WEIGHT,
         IGNORED_DENSITY,
@@ -79,6 +80,7 @@ pub(super) const TIES: Method = Method {
     reference: "Yadav et al. 2023, TIES-Merging, arXiv 2306.01708",
     inputs: Inputs::AtLeast(1),
     base: Base::Required,
+    statistics: None,
     params: &[
         WEIGHT,
         DENSITY,
@@ -101,6 +103,7 @@ pub(super) const DARE_LINEAR: Method = Method {
     reference: "Yu et al. 2023, Language models are super Mario, arXiv 2311.03099",
     inputs: Inputs::AtLeast(1),
     base: Base::Required,
+    statistics: None,
     params: &[
         WEIGHT,
         DENSITY,

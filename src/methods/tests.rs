@@ -1,6 +1,7 @@
 //! The generic suite: every row of [`METHODS`] against a slow f64 reference, on every instruction
 //! set, at several thread counts, on odd lengths, each dtype and adversarial values.
 
+mod inputs;
 mod properties;
 mod reference;
 
@@ -9,6 +10,7 @@ use crate::engine::{Lanes, ModelIo, NanPolicy};
 use crate::error::Result;
 use crate::kernels::{Kernels, Stream};
 use crate::model::{Float, Source, TensorSpec};
+use inputs::inputs;
 use std::collections::BTreeMap;
 
 /// A tensor in memory, stored in one of the float types.
@@ -99,6 +101,9 @@ fn cases() -> Vec<Case> {
             .each("weight", &[0.5, 1.5])
             .each("density", &[0.4, 0.6])
             .flag("rescale", false),
+        case("fisher", 3, None).each("weight", &[1.0, 0.5, 0.25]),
+        case("fisher", 2, Some(1)).number("floor", 0.1),
+        case("fisher", 1, None),
         case("passthrough", 1, None),
         case("passthrough", 1, None).each("scale", &[-1.5]),
     ]
@@ -202,31 +207,6 @@ fn stream(model: usize) -> Stream {
     Stream { key: [11, model as u32], nonce: [5, 6] }
 }
 
-/// Values around a common base, with many that are equal, some zero, some that differ in sign.
-fn inputs(models: usize, length: usize, float: Float) -> Vec<Memory> {
-    let mut state = 0x1234_5678_9abc_def1_u64;
-    let mut draw = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
-    };
-    let common: Vec<f32> = (0..length).map(|_| draw()).collect();
-    (0..models)
-        .map(|_| {
-            let value = |(i, common): (usize, &f32)| match i % 13 {
-                2 => *common,
-                5 => common + 0.125,
-                7 => common - 0.125,
-                11 => 0.0,
-                _ => common + 0.25 * draw(),
-            };
-            let values: Vec<f32> = common.iter().enumerate().map(value).collect();
-            Memory::new(&values, float)
-        })
-        .collect()
-}
-
 fn assert_close(case: &Case, found: &[f32], inputs: &[Memory]) {
     let values: Vec<Vec<f32>> = inputs.iter().map(Memory::values).collect();
     let wanted = reference::run(case, &values);
@@ -260,7 +240,7 @@ fn methods_follow_their_references_on_odd_lengths_and_dtypes() {
     for case in &cases() {
         for length in [1, 2, 17, 63, 65, 4095, 4097] {
             for float in [Float::F32, Float::F16, Float::BF16] {
-                let inputs = inputs(case.models, length, float);
+                let inputs = case.inputs(length, float);
                 assert_close(case, &case.run(&inputs, Kernels::best(), Lanes::One), &inputs);
             }
         }
@@ -271,7 +251,7 @@ fn methods_follow_their_references_on_odd_lengths_and_dtypes() {
 fn methods_give_the_same_bits_on_every_instruction_set_and_thread_count() {
     let length = 2 * crate::engine::CHUNK + 4097;
     for case in &cases() {
-        let inputs = inputs(case.models, length, Float::BF16);
+        let inputs = case.inputs(length, Float::BF16);
         let wanted = case.run(&inputs, Kernels::best(), Lanes::One);
         assert_close(case, &wanted, &inputs);
         let same =
@@ -292,7 +272,7 @@ fn thresholds_are_exact_where_a_sample_brackets_them() {
     // Long enough to be sampled; rows that differ in size mislead the sample of the second case.
     let length = (1 << 20) + 77;
     for case in cases().iter().filter(|case| case.method == "ties") {
-        let inputs = inputs(case.models, length, Float::BF16);
+        let inputs = case.inputs(length, Float::BF16);
         assert_close(case, &case.run(&inputs, Kernels::best(), Lanes::One), &inputs);
         let uneven: Vec<Memory> = inputs
             .iter()
@@ -341,7 +321,7 @@ fn ties_as_in_the_paper_trims_over_the_whole_model() {
 #[test]
 fn tensors_without_elements_are_no_trouble() {
     for case in &cases() {
-        let inputs = inputs(case.models, 0, Float::BF16);
+        let inputs = case.inputs(0, Float::BF16);
         assert!(case.run(&inputs, Kernels::best(), Lanes::One).is_empty());
         assert!(case.run(&inputs, Kernels::best(), Lanes::Pool).is_empty());
     }
@@ -350,7 +330,7 @@ fn tensors_without_elements_are_no_trouble() {
 #[test]
 fn infinities_follow_ieee_and_agree_everywhere() {
     for case in &cases() {
-        let mut inputs = inputs(case.models, 4097, Float::F32);
+        let mut inputs = case.inputs(4097, Float::F32);
         for (m, input) in inputs.iter_mut().enumerate() {
             let mut values = input.values();
             values[100 + m] = f32::INFINITY;

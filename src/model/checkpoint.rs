@@ -8,6 +8,7 @@ use super::layers::Stacks;
 use super::quantised;
 use super::shards::{Shard, StoredTensor, Tensors};
 use super::source::Source;
+use super::statistics::OfModel;
 use super::tied::tied_to;
 use super::weights;
 use crate::error::{Error, Result};
@@ -34,6 +35,7 @@ pub struct Checkpoint {
     /// What is lost where an output takes what it needs besides weights from this model.
     pub notes: Vec<String>,
     adapters: Vec<Applied>,
+    pub(super) statistics: Option<OfModel>,
     shards: Vec<Arc<Shard>>,
     stored: BTreeMap<String, StoredTensor>,
     unused: BTreeMap<String, String>,
@@ -91,6 +93,7 @@ impl Checkpoint {
             stacks: Stacks::default(),
             notes: Vec::new(),
             adapters: Vec::new(),
+            statistics: None,
             shards,
             stored,
             unused: BTreeMap::new(),
@@ -181,7 +184,10 @@ impl Checkpoint {
     }
 
     /// The same checkpoint with these tensors in place of those of the same names.
-    pub(crate) fn with_tensors(self, replaced: BTreeMap<String, Arc<dyn Source>>) -> Self {
+    pub(crate) fn with_tensors(mut self, replaced: BTreeMap<String, Arc<dyn Source>>) -> Self {
+        if let Some(statistics) = &mut self.statistics {
+            statistics.rearranged.extend(replaced.keys().cloned());
+        }
         let seen = self.order.iter().filter_map(|name| {
             replaced.get(name).or_else(|| self.tensors.get(name)).map(Arc::clone)
         });
@@ -197,12 +203,38 @@ impl Checkpoint {
 
     /// The tensor of this name, as a merge sees it.
     pub fn tensor(&self, name: &str) -> Option<&dyn Source> {
-        self.tensors.get(name).map(|tensor| &**tensor)
+        self.shared(name).map(|tensor| &**tensor)
     }
 
     /// The same tensor, to be kept.
     pub(crate) fn shared(&self, name: &str) -> Option<&Arc<dyn Source>> {
-        self.tensors.get(name)
+        self.tensors.get(name).or_else(|| {
+            let statistics = self.statistics.as_ref()?;
+            let of = name.strip_prefix(statistics.kind.key())?.strip_prefix(':')?;
+            statistics.tensors.get(of)
+        })
+    }
+
+    /// The statistics that come with it.
+    pub fn statistics(&self) -> Option<&OfModel> {
+        self.statistics.as_ref()
+    }
+
+    /// The same with statistics whose file joins the shards.
+    pub(super) fn joined(
+        mut self,
+        statistics: OfModel,
+        shard: Arc<Shard>,
+        stored: Vec<StoredTensor>,
+    ) -> Self {
+        self.shards.push(shard);
+        self.stored.extend(stored.into_iter().map(|tensor| (tensor.spec().name.clone(), tensor)));
+        self.without_file(statistics)
+    }
+
+    /// The same with statistics that are in no file yet.
+    pub(super) fn without_file(self, statistics: OfModel) -> Self {
+        Self { statistics: Some(statistics), ..self }
     }
 
     /// The tensor that stands for `name`: itself, or the embedding a tied head shares.

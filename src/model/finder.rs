@@ -143,6 +143,22 @@ impl<'a> Finder<'a> {
         })
     }
 
+    /// A file beside the recipe, or else in the working directory.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn file(&self, path: &str) -> Result<PathBuf> {
+        let places = self.places(path);
+        places.iter().find(|place| place.is_file()).cloned().ok_or_else(|| {
+            let tried = places.iter().map(|place| place.display().to_string());
+            let mut tried: Vec<String> = tried.collect();
+            tried.dedup();
+            Error::input("a file does not exist")
+                .fact("tried", tried.join(", "))
+                .hint("paths are relative to the recipe's folder, then to the working directory")
+        })
+    }
+
     /// Where a reference is looked for.
     fn places(&self, reference: &str) -> [PathBuf; 2] {
         [self.beside.join(reference), PathBuf::from(reference)]

@@ -21,6 +21,7 @@ mod remapped;
 mod shards;
 mod sidecars;
 mod source;
+mod statistics;
 mod tied;
 mod tokenizer;
 mod weights;
@@ -44,6 +45,7 @@ pub use shards::{Shard, StoredTensor, parse_header, parse_index};
 pub(crate) use sidecars::is_tokenizer_file;
 pub use sidecars::{Sidecars, WEIGHT_FILES, is_weight_file};
 pub use source::{Float, Source, TensorSpec};
+pub use statistics::{FisherSettings, Labels, OfModel, Statistics, ToCompute};
 pub use tied::tied_to;
 pub use tokenizer::ChatTemplate;
 pub(crate) use tokenizer::{

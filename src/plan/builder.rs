@@ -258,6 +258,7 @@ fn job(
             .fact("method", method.name)
             .hint("change the parameters, or choose another method")
     })?;
+    inputs.extend(parts::statistics(recipe, method, &inputs, models)?);
     Ok(Job {
         output: TensorSpec { name: placement.output.clone(), dtype, shape: lead.shape.clone() },
         method,

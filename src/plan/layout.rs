@@ -55,7 +55,7 @@ fn lay_out(jobs: &mut [Job], shard: usize, count: usize) -> Result<Shard> {
         job.offset = at;
         at = end;
     }
-    let header = header(entries);
+    let header = header(&json!({"format": "pt"}), entries);
     for i in order {
         jobs[i].offset += header.len() as u64;
     }
@@ -69,11 +69,11 @@ fn lay_out(jobs: &mut [Job], shard: usize, count: usize) -> Result<Shard> {
     })
 }
 
-/// The header with its length prefix: sorted names, padded with spaces so that the data starts on a
+/// The header of a safetensors file with its length prefix: sorted names, padded with spaces so that the data starts on a
 /// page.
-fn header(entries: BTreeMap<String, Value>) -> Vec<u8> {
+pub(crate) fn header(metadata: &Value, entries: BTreeMap<String, Value>) -> Vec<u8> {
     let mut map = Map::new();
-    map.insert("__metadata__".to_string(), json!({"format": "pt"}));
+    map.insert("__metadata__".to_string(), metadata.clone());
     map.extend(entries);
     let mut text = Value::Object(map).to_string().into_bytes();
     text.resize((text.len() + 8).next_multiple_of(4096) - 8, b' ');

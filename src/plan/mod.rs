@@ -15,7 +15,7 @@ mod rows;
 mod vocabulary;
 
 pub use layout::Shard;
-pub(crate) use layout::index;
+pub(crate) use layout::{header as safetensors_header, index};
 pub use report::Totals;
 pub(crate) use report::bytes;
 pub use vocabulary::Vocabulary;
@@ -68,6 +68,8 @@ pub struct Model {
     /// The stored tensors that each used tensor is made of, where it is not stored as it is: a
     /// quantised weight and its packed parts.
     pub made_of: BTreeMap<String, Vec<String>>,
+    /// The statistics that come with it, in words.
+    pub statistics: Option<String>,
     /// Its stored tensors that do not reach the output, with the reason.
     pub dropped: BTreeMap<String, String>,
 }
@@ -143,6 +145,14 @@ pub struct Plan {
     pub totals: Totals,
     /// Likely mistakes, and decisions the user should know of.
     pub warnings: Vec<String>,
+}
+
+impl Job {
+    /// The inputs that are the models' tensors; statistics of these follow, in the same order.
+    pub fn weights(&self) -> &[Input] {
+        let parts = if self.method.statistics.is_some() { 2 } else { 1 };
+        &self.inputs[..self.inputs.len() / parts]
+    }
 }
 
 impl Plan {

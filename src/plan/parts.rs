@@ -1,7 +1,11 @@
-//! From the tensors a merge sees to the stored tensors they are made of.
+//! From the tensors a merge sees to what belongs to them: the stored tensors they are made of, and the
+//! statistics that a method reads beside them.
 
-use super::Model;
+use super::{Input, Model};
+use crate::error::{Error, Result};
+use crate::methods::Method;
 use crate::model::{Checkpoint, Source};
+use crate::recipe::Recipe;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What becomes of each stored tensor of a model, by the tensors that are `used` and the reasons
@@ -28,5 +32,26 @@ pub(super) fn account<'a>(
             left.insert(part.to_string(), reason.clone());
         }
     }
-    Model { reference: model.reference.clone(), made_of, dropped: left }
+    Model {
+        reference: model.reference.clone(),
+        made_of,
+        statistics: model.statistics().map(|found| found.to_string()),
+        dropped: left,
+    }
+}
+
+/// The statistics that a method reads of the models' tensors, in their order.
+pub(super) fn statistics(
+    recipe: &Recipe,
+    method: &Method,
+    inputs: &[Input],
+    models: &[Checkpoint],
+) -> Result<Vec<Input>> {
+    let Some(kind) = method.statistics else { return Ok(Vec::new()) };
+    let of = |input: &Input| -> Result<Input> {
+        let tensor = models[input.model].statistics_of(kind, &input.tensor);
+        let at = |e: Error| e.at(recipe.file.display()).key(kind.key());
+        Ok(Input { model: input.model, tensor: tensor.map_err(at)? })
+    };
+    inputs.iter().map(of).collect()
 }

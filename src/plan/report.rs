@@ -1,6 +1,6 @@
 //! A plan's totals, and its printed and JSON forms.
 
-use super::{Job, Plan, Sidecar};
+use super::{Job, Model, Plan, Sidecar};
 use crate::engine::hex;
 use crate::model::{TensorSpec, config_value};
 use serde_json::{Value, json};
@@ -59,6 +59,9 @@ impl Plan {
         for (i, model) in self.models.iter().enumerate() {
             let role = if i == self.donor { "  (config, names and sidecars)" } else { "" };
             writeln!(out, "  {}{role}", model.reference)?;
+            if let Some(statistics) = &model.statistics {
+                writeln!(out, "    {statistics}")?;
+            }
         }
         let mut by_method: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
         for job in &self.jobs {
@@ -173,12 +176,19 @@ impl Plan {
     /// The whole plan as JSON.
     pub fn json(&self) -> Value {
         let totals = &self.totals;
-        let mut plan = json!({
-            "models": self.models.iter().map(|model| json!({
+        let model = |model: &Model| {
+            let mut entry = json!({
                 "model": model.reference,
                 "made_of": model.made_of,
                 "dropped": model.dropped,
-            })).collect::<Vec<_>>(),
+            });
+            if let Some(statistics) = &model.statistics {
+                entry["statistics"] = statistics.clone().into();
+            }
+            entry
+        };
+        let mut plan = json!({
+            "models": self.models.iter().map(model).collect::<Vec<_>>(),
             "donor": self.models[self.donor].reference,
             "jobs": self.jobs.iter().map(|job| self.job(job)).collect::<Vec<_>>(),
             "shards": self.shards.iter().map(|shard| json!({

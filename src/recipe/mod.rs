@@ -17,6 +17,7 @@ mod schema;
 mod setting;
 mod sources;
 mod stages;
+mod statistics;
 mod tokenizer;
 mod validate;
 
@@ -26,9 +27,10 @@ pub use setting::{Filtered, Gradient, Setting};
 pub use sources::Included;
 pub use stages::RecipeFile;
 pub(crate) use stages::stage_part;
+pub use statistics::{StatisticsInput, StatisticsSource};
 pub use tokenizer::{TokenKey, TokenRow, TokenSetting, TokenizerSettings, TokenizerSource};
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::methods::Method;
 use crate::model::{ChatTemplate, Float};
 use std::ops::Range;
@@ -180,11 +182,32 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// The statistics that the layout gives, each with its model.
+    fn statistics(&self) -> Vec<(&Located<String>, &Located<StatisticsInput>)> {
+        match self {
+            Self::Models(models) => {
+                models.iter().filter_map(|m| Some((&m.model, m.statistics.as_ref()?))).collect()
+            }
+            Self::Slices(slices) => slices
+                .iter()
+                .flat_map(|slice| &slice.sources)
+                .filter_map(|source| Some((&source.model, source.statistics.as_ref()?)))
+                .collect(),
+            Self::Modules(modules) => {
+                modules.iter().flat_map(|module| module.layout.statistics()).collect()
+            }
+        }
+    }
+}
+
 /// A whole model of `models:`.
 #[derive(Clone, Debug)]
 pub struct ModelInput {
     /// The reference.
     pub model: Located<String>,
+    /// What the method reads of it besides its weights.
+    pub statistics: Option<Located<StatisticsInput>>,
     /// Its own parameters.
     pub parameters: Parameters,
 }
@@ -207,6 +230,8 @@ pub struct SliceSource {
     pub model: Located<String>,
     /// The layers it gives, the end not included.
     pub layers: Located<Range<usize>>,
+    /// What the method reads of the model besides its weights.
+    pub statistics: Option<Located<StatisticsInput>>,
     /// Its own parameters.
     pub parameters: Parameters,
 }
@@ -231,6 +256,44 @@ impl Recipe {
         let mut seen = std::collections::BTreeSet::new();
         all.retain(|reference| seen.insert(reference.value.as_str()));
         all
+    }
+
+    /// The statistics of a model, wherever the recipe gives them.
+    pub fn statistics_of(&self, reference: &str) -> Option<&Located<StatisticsInput>> {
+        let mut all = self.layout.statistics().into_iter();
+        all.find(|(model, _)| model.value == reference).map(|(_, statistics)| statistics)
+    }
+
+    /// Every model has the statistics that the method reads, and no two.
+    ///
+    /// # Errors
+    /// One has none, or has others elsewhere in the recipe.
+    pub(crate) fn check_statistics(&self) -> Result<()> {
+        for (model, given) in self.layout.statistics() {
+            let first = self.statistics_of(&model.value).map(|first| &first.value);
+            if first != Some(&given.value) {
+                let key = given.value.kind.key();
+                return Err(given
+                    .error(format!("a model has a different `{key}` elsewhere in the recipe"))
+                    .key(key)
+                    .fact("model", &model.value)
+                    .hint("give it once, or the same everywhere"));
+            }
+        }
+        let Some(kind) = self.method.statistics else { return Ok(()) };
+        for model in self.references() {
+            if self.statistics_of(&model.value).is_none() {
+                let (key, title) = (kind.key(), kind.title());
+                return Err(self
+                    .model_error(
+                        model,
+                        format!("the method `{}` needs the {title} of every model", self.method.name),
+                    )
+                    .fact("model", &model.value)
+                    .hint(format!("add `{key}: FILE` to the model's entry under `models`; `cognate {key}` writes such files")));
+            }
+        }
+        Ok(())
     }
 
     /// The key at which a model reference stands, as messages spell it.

@@ -74,6 +74,7 @@ pub(super) fn addition(field: &str) -> String {
     let example = match field {
         "layer_range" => "[0, 4]",
         "sources" => "[{model: FOLDER, layer_range: [0, 4]}]",
+        "data" => "FILE.jsonl",
         "value" => "0.5",
         "kind" => "zero",
         _ => "FOLDER",

@@ -7,6 +7,7 @@ use super::reference::{self, RawReference};
 use super::schema;
 use super::setting::Setting;
 use super::sources::{At, Sources};
+use super::statistics::RawFisher;
 use crate::error::{Error, Result, nearest};
 use schemars::JsonSchema;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -169,6 +170,9 @@ pub(super) struct RawModel {
     #[serde(deserialize_with = "reference::required")]
     #[schemars(with = "RawReference")]
     pub(super) model: At<String>,
+    /// The Fisher information of the model's weights: a file, or how to compute it. For the method
+    /// `fisher`.
+    pub(super) fisher: Option<At<RawFisher>>,
     /// Parameters of this model.
     #[serde(default)]
     pub(super) parameters: RawParameters,
@@ -205,6 +209,9 @@ pub(super) struct RawSource {
     /// `[start, end]`: the layers, counted from 0, the end not included.
     #[schemars(length(equal = 2), inner(range(min = 0)))]
     pub(super) layer_range: At<Vec<i64>>,
+    /// The Fisher information of the model's weights: a file, or how to compute it. For the method
+    /// `fisher`.
+    pub(super) fisher: Option<At<RawFisher>>,
     /// Parameters of this model in this slice.
     #[serde(default)]
     pub(super) parameters: RawParameters,

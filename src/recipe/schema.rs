@@ -7,7 +7,7 @@
 use super::raw::{RawModule, RawModules, RawParameters, RawRecipe};
 use super::tokenizer::ROW_KINDS;
 use crate::methods::{METHODS, Param, ParamKind};
-use crate::model::{ChatTemplate, Float, known_modules};
+use crate::model::{ChatTemplate, Float, Labels, known_modules};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -56,6 +56,11 @@ pub(super) fn chat_template(_: &mut SchemaGenerator) -> Schema {
         {"type": "string", "pattern": "\\{", "description": "the text of a Jinja template"},
         {"type": "null"},
     ]})
+}
+
+/// The `labels` of Fisher information.
+pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"anyOf": [words(Labels::ALL.map(Labels::name)), {"type": "null"}]})
 }
 
 /// The `kind` of a token's row.
@@ -137,6 +142,7 @@ fn setting(generator: &mut SchemaGenerator, param: &Param) -> Value {
     let name = match param.kind {
         ParamKind::Bool => "Flag".to_string(),
         ParamKind::Number { min: f64::MIN, max: f64::MAX } => "Number".to_string(),
+        ParamKind::Number { min, max: f64::MAX } => format!("Number_from_{min}"),
         ParamKind::Number { min, max } => format!("Number_{min}_to_{max}"),
         ParamKind::Choice(words) => format!("One_of_{}", words.join("_")),
     };

@@ -2,6 +2,7 @@
 
 use super::raw::{RawModel, RawModules, RawParameters, RawRecipe, RawSlice};
 use super::sources::{At, Sources};
+use super::statistics::{self, RawFisher, StatisticsInput};
 use super::{Layout, Located, ModelInput, Module, Parameters, Recipe, Slice, SliceSource};
 use crate::error::{Error, Result, nearest};
 use crate::methods::{METHODS, Method, Param, ParamKind, Scope, Value};
@@ -69,6 +70,7 @@ pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Resu
         evaluate: raw.evaluate.map(|raw| super::evaluate::settings(sources, raw)).transpose()?,
         warnings: context.warnings,
     };
+    recipe.check_statistics()?;
     Ok(recipe)
 }
 
@@ -127,6 +129,16 @@ impl Context<'_> {
         Ok(model)
     }
 
+    /// What a model at `path` says of its statistics.
+    fn statistics(
+        &self,
+        path: &str,
+        raw: Option<At<RawFisher>>,
+    ) -> Result<Option<Located<StatisticsInput>>> {
+        let key = format!("{path}.fisher");
+        raw.map(|raw| statistics::fisher(self.sources, self.method, &key, raw)).transpose()
+    }
+
     /// Models or slices, of a recipe (`path` is empty) or of a module.
     fn layout(
         &mut self,
@@ -149,6 +161,7 @@ impl Context<'_> {
                     let path = format!("{path}models[{i}]");
                     inputs.push(ModelInput {
                         model: self.reference(&format!("{path}.model"), input.model)?,
+                        statistics: self.statistics(&path, input.fisher)?,
                         parameters: self.parameters(
                             &format!("{path}.parameters"),
                             input.parameters,
@@ -243,6 +256,7 @@ impl Context<'_> {
             found.push(SliceSource {
                 model: self.reference(&format!("{path}.model"), source.model)?,
                 layers: layers.map(range),
+                statistics: self.statistics(&path, source.fisher)?,
                 parameters: self.parameters(
                     &format!("{path}.parameters"),
                     source.parameters,

@@ -33,9 +33,9 @@ pub(super) struct Attention {
 }
 
 /// Cosines and sines: a row of half the rotated elements for each position.
-struct Turns {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+pub(super) struct Turns {
+    pub(super) cos: Vec<f32>,
+    pub(super) sin: Vec<f32>,
 }
 
 /// What the queries of one segment are held against, for one key-value head.
@@ -119,8 +119,7 @@ impl Attention {
     /// Limits, norms and rotations, in place.
     fn prepare(&self, projected: &Tensor, slice: &Slice) -> Result<()> {
         let data = &self.data;
-        let kernels = Kernels::best();
-        let (places, turns) = self.turns(slice)?;
+        let (places, turns) = turns(data, slice)?;
         each_row(projected, |number, row| {
             if let Some(clip) = data.clip {
                 row.iter_mut().for_each(|x| *x = x.clamp(-clip, clip));
@@ -141,53 +140,9 @@ impl Attention {
             let (Some(rotary), Some((table, position))) = (&data.rotary, places.get(number)) else {
                 return;
             };
-            let (half, turns) = (rotary.dims / 2, &turns[*table]);
-            let range = position * half..(position + 1) * half;
-            let (cos, sin) = (&turns.cos[range.clone()], &turns.sin[range]);
-            for first in queries.chain(keys) {
-                let head = &mut row[first..first + rotary.dims];
-                if rotary.interleaved {
-                    for ((pair, cos), sin) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
-                        let (a, b) = pair.split_at_mut(1);
-                        kernels.rotate(&[*cos], &[*sin], a, b);
-                    }
-                } else {
-                    let (a, b) = head.split_at_mut(half);
-                    kernels.rotate(cos, sin, a, b);
-                }
-            }
+            let turns = &turns[*table];
+            rotate(rotary, [&turns.cos, &turns.sin], *position, row, queries.chain(keys));
         })
-    }
-
-    /// For each row a table and its position, and the tables: one for all sequences that are not
-    /// stretched, and one for each length of those that are.
-    #[allow(clippy::type_complexity)]
-    fn turns(&self, slice: &Slice) -> Result<(Vec<(usize, usize)>, Vec<Turns>)> {
-        let Some(rotary) = &self.data.rotary else { return Ok(Default::default()) };
-        let limit = rotary.stretches_beyond().unwrap_or(usize::MAX);
-        let mut lengths: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
-        let mut places = Vec::with_capacity(slice.tokens.len());
-        for segment in &slice.segments {
-            let class = if segment.length > limit { segment.length } else { 0 };
-            let end = segment.start + segment.rows.len();
-            let next = lengths.len();
-            let (table, positions) = lengths.entry(class).or_insert((next, 0));
-            *positions = end.max(*positions);
-            places.extend((segment.start..end).map(|position| (*table, position)));
-        }
-        let mut tables: Vec<(usize, Turns)> = Vec::new();
-        for (class, (table, positions)) in lengths {
-            let frequencies = rotary.frequencies(class);
-            let angles = (0..positions)
-                .flat_map(|position| frequencies.iter().map(move |f| position as f32 * f));
-            let (sin, cos) = angles
-                .map(|angle| angle.sin_cos())
-                .map(|(sin, cos)| (sin * rotary.magnitude, cos * rotary.magnitude))
-                .unzip();
-            tables.push((table, Turns { cos, sin }));
-        }
-        tables.sort_by_key(|(table, _)| *table);
-        Ok((places, tables.into_iter().map(|(_, turns)| turns).collect()))
     }
 
     /// One segment: every key-value head, into the segment's rows of the output.
@@ -277,7 +232,7 @@ impl Attention {
             change(&scores, |scores| {
                 for (number, row) in scores.chunks_mut(width).enumerate() {
                     let query = position + number / group;
-                    self.weigh(seen.head * group + number % group, query, from, row);
+                    weigh(data, seen.head * group + number % group, query, from, row);
                 }
             })?;
             let part = scores.matmul(&values).map_err(failed)?;
@@ -285,30 +240,96 @@ impl Attention {
         }
         Ok(mixed)
     }
+}
 
-    /// Turns the scores of one query, for keys from position `from` on, into weights.
-    fn weigh(&self, head: usize, query: usize, from: usize, row: &mut [f32]) {
-        let data = &self.data;
-        let kernels = Kernels::best();
-        let first = data.window.map_or(from, |window| (query + 1).saturating_sub(window).max(from));
-        let (hidden, rest) = row.split_at_mut(first - from);
-        let (visible, later) = rest.split_at_mut(query + 1 - first);
-        hidden.fill(0.0);
-        later.fill(0.0);
-        if let Some(cap) = data.soft_cap {
-            kernels.soft_cap(cap, visible);
-        }
-        if let Some(alibi) = &data.alibi {
-            let slope = alibi.slopes.get(head).copied().unwrap_or(0.0);
-            for (key, score) in (first..).zip(visible.iter_mut()) {
-                *score += match alibi.rounded {
-                    None => -slope * (query - key) as f32,
-                    Some(scale) => scale * bf16(bf16(slope) * bf16(key as f32)),
-                };
+/// Rotates the heads that begin at `starts` by the angles of a position, of which the tables hold
+/// cosines and sines.
+pub(super) fn rotate(
+    rotary: &data::Rotary,
+    tables: [&[f32]; 2],
+    position: usize,
+    row: &mut [f32],
+    starts: impl Iterator<Item = usize>,
+) {
+    let kernels = Kernels::best();
+    let half = rotary.dims / 2;
+    let [cos, sin] = tables.map(|table| &table[position * half..(position + 1) * half]);
+    for first in starts {
+        let head = &mut row[first..first + rotary.dims];
+        if rotary.interleaved {
+            for ((pair, cos), sin) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
+                let (a, b) = pair.split_at_mut(1);
+                kernels.rotate(&[*cos], &[*sin], a, b);
             }
+        } else {
+            let (a, b) = head.split_at_mut(half);
+            kernels.rotate(cos, sin, a, b);
         }
-        kernels.softmax(visible);
     }
+}
+
+/// For each row a table and its position, and the tables: one for all sequences that are not
+/// stretched, and one for each length of those that are.
+#[allow(clippy::type_complexity)]
+pub(super) fn turns(
+    data: &data::Attention,
+    slice: &Slice,
+) -> Result<(Vec<(usize, usize)>, Vec<Turns>)> {
+    let Some(rotary) = &data.rotary else { return Ok(Default::default()) };
+    let limit = rotary.stretches_beyond().unwrap_or(usize::MAX);
+    let mut lengths: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+    let mut places = Vec::with_capacity(slice.tokens.len());
+    for segment in &slice.segments {
+        let class = if segment.length > limit { segment.length } else { 0 };
+        let end = segment.start + segment.rows.len();
+        let next = lengths.len();
+        let (table, positions) = lengths.entry(class).or_insert((next, 0));
+        *positions = end.max(*positions);
+        places.extend((segment.start..end).map(|position| (*table, position)));
+    }
+    let mut tables: Vec<(usize, Turns)> = Vec::new();
+    for (class, (table, positions)) in lengths {
+        let frequencies = rotary.frequencies(class);
+        let angles = (0..positions)
+            .flat_map(|position| frequencies.iter().map(move |f| position as f32 * f));
+        let (sin, cos) = angles
+            // Rounded from f64, so that it does not matter whose mathematical functions these are.
+            .map(|angle| f64::from(angle).sin_cos())
+            .map(|(sin, cos)| (sin as f32 * rotary.magnitude, cos as f32 * rotary.magnitude))
+            .unzip();
+        tables.push((table, Turns { cos, sin }));
+    }
+    tables.sort_by_key(|(table, _)| *table);
+    Ok((places, tables.into_iter().map(|(_, turns)| turns).collect()))
+}
+
+/// Turns the scores of one query, for keys from position `from` on, into weights.
+pub(super) fn weigh(
+    data: &data::Attention,
+    head: usize,
+    query: usize,
+    from: usize,
+    row: &mut [f32],
+) {
+    let kernels = Kernels::best();
+    let first = data.window.map_or(from, |window| (query + 1).saturating_sub(window).max(from));
+    let (hidden, rest) = row.split_at_mut(first - from);
+    let (visible, later) = rest.split_at_mut(query + 1 - first);
+    hidden.fill(0.0);
+    later.fill(0.0);
+    if let Some(cap) = data.soft_cap {
+        kernels.soft_cap(cap, visible);
+    }
+    if let Some(alibi) = &data.alibi {
+        let slope = alibi.slopes.get(head).copied().unwrap_or(0.0);
+        for (key, score) in (first..).zip(visible.iter_mut()) {
+            *score += match alibi.rounded {
+                None => -slope * (query - key) as f32,
+                Some(scale) => scale * bf16(bf16(slope) * bf16(key as f32)),
+            };
+        }
+    }
+    kernels.softmax(visible);
 }
 
 /// Rounded to bfloat16, to nearest even.

@@ -157,7 +157,7 @@ impl Sum {
 }
 
 /// The error for logits that are NaN or infinite.
-fn not_finite() -> Error {
+pub(super) fn not_finite() -> Error {
     Error::input("the model computes logits that are not finite numbers")
         .fact("where", "the head, behind the last layer")
         .hint("a merge may have broken its weights; `cognate inspect` shows what they are")

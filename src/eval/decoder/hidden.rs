@@ -12,7 +12,7 @@ use std::sync::Mutex;
 const PIECE: usize = 1 << 16;
 
 /// Hidden states by the number of their slice.
-pub(super) enum Hidden {
+pub(in crate::eval) enum Hidden {
     /// All of them, changed in place.
     Memory(Vec<Tensor>),
     /// One slice after the other in a file, which vanishes with this value.
@@ -26,7 +26,7 @@ pub(super) enum Hidden {
 
 impl Hidden {
     /// Room for slices of these many rows: in memory if they take no more than `most` bytes there.
-    pub(super) fn new(rows: &[usize], width: usize, most: u64) -> Result<Self> {
+    pub(in crate::eval) fn new(rows: &[usize], width: usize, most: u64) -> Result<Self> {
         let total = rows.iter().sum::<usize>() as u64 * width as u64 * 4;
         if total <= most {
             return Ok(Self::Memory(Vec::with_capacity(rows.len())));
@@ -46,7 +46,7 @@ impl Hidden {
     }
 
     /// The hidden states of a slice; changes show once they are put back.
-    pub(super) fn get(&self, slice: usize) -> Result<Tensor> {
+    pub(in crate::eval) fn get(&self, slice: usize) -> Result<Tensor> {
         match self {
             Self::Memory(all) => all.get(slice).cloned().ok_or_else(lost),
             Self::Disk { file, places, width } => {
@@ -68,7 +68,7 @@ impl Hidden {
     }
 
     /// Puts the hidden states of a slice back; the first time in the order of the slices.
-    pub(super) fn put(&mut self, slice: usize, x: Tensor) -> Result<()> {
+    pub(in crate::eval) fn put(&mut self, slice: usize, x: Tensor) -> Result<()> {
         match self {
             Self::Memory(all) if slice == all.len() => all.push(x),
             Self::Memory(_) => {}
@@ -78,7 +78,7 @@ impl Hidden {
     }
 
     /// Puts changed hidden states back; those in memory were changed in place.
-    pub(super) fn put_back(&self, slice: usize, x: &Tensor) -> Result<()> {
+    pub(in crate::eval) fn put_back(&self, slice: usize, x: &Tensor) -> Result<()> {
         let Self::Disk { file, places, .. } = self else { return Ok(()) };
         let (first, _) = *places.get(slice).ok_or_else(lost)?;
         with_elements(x, |values| {

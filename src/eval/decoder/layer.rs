@@ -249,22 +249,23 @@ impl Layer {
         }
         normalise(x, self.mlp_sum.as_ref())?;
         see(Point::LayerOutput, x)?;
-        self.check(x)
+        finite(self.number, x)
     }
 
     fn add(&self, x: &Tensor, y: &Tensor) -> Result<()> {
         let (kernels, scale) = (Kernels::best(), self.residual_scale);
         each_row_with(x, y, |y, x| kernels.add_scaled(scale, y, x))
     }
+}
 
-    fn check(&self, x: &Tensor) -> Result<()> {
-        if super::tensors::with_elements(x, |x| Kernels::best().all_finite(x))? {
-            return Ok(());
-        }
-        Err(Error::input("the model computes hidden states that are not finite numbers")
-            .fact("layer", self.number)
-            .hint("a merge may have broken the weights of this layer or of one before it"))
+/// Refuses hidden states that are not finite numbers.
+pub(super) fn finite(layer: usize, x: &Tensor) -> Result<()> {
+    if super::tensors::with_elements(x, |x| Kernels::best().all_finite(x))? {
+        return Ok(());
     }
+    Err(Error::input("the model computes hidden states that are not finite numbers")
+        .fact("layer", layer)
+        .hint("a merge may have broken the weights of this layer or of one before it"))
 }
 
 /// A normalised copy; the same rows without a norm.

@@ -123,7 +123,7 @@ impl Experts {
         let mut members: Vec<Vec<(usize, f32)>> = vec![Vec::new(); count];
         with_elements(&scores, |scores| {
             for (row, scores) in scores.chunks(count).enumerate() {
-                for (expert, weight) in self.choose(scores) {
+                for (expert, weight) in choose(&self.data, self.choice_bias.as_deref(), scores) {
                     members[expert].push((row, weight));
                 }
             }
@@ -157,20 +157,22 @@ impl Experts {
         }
         Ok(sum)
     }
+}
 
-    /// The experts of one row with their weights; of equal scores the lower number comes first.
-    fn choose(&self, scores: &[f32]) -> Vec<(usize, f32)> {
-        let bias = |expert: usize| {
-            self.choice_bias.as_ref().and_then(|bias| bias.get(expert)).copied().unwrap_or(0.0)
-        };
-        let mut order: Vec<usize> = (0..scores.len()).collect();
-        order.sort_by(|a, b| {
-            let (a, b) = (scores[*a] + bias(*a), scores[*b] + bias(*b));
-            b.partial_cmp(&a).unwrap_or(Ordering::Equal)
-        });
-        order.truncate(self.data.chosen);
-        let total: f32 = order.iter().map(|expert| scores[*expert]).sum();
-        let scale = if self.data.normalise { self.data.scale / total } else { self.data.scale };
-        order.into_iter().map(|expert| (expert, scores[expert] * scale)).collect()
-    }
+/// The experts of one row with their weights; of equal scores the lower number comes first.
+pub(super) fn choose(
+    data: &data::Experts,
+    bias: Option<&[f32]>,
+    scores: &[f32],
+) -> Vec<(usize, f32)> {
+    let bias = |expert: usize| bias.and_then(|bias| bias.get(expert)).copied().unwrap_or(0.0);
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| {
+        let (a, b) = (scores[*a] + bias(*a), scores[*b] + bias(*b));
+        b.partial_cmp(&a).unwrap_or(Ordering::Equal)
+    });
+    order.truncate(data.chosen);
+    let total: f32 = order.iter().map(|expert| scores[*expert]).sum();
+    let scale = if data.normalise { data.scale / total } else { data.scale };
+    order.into_iter().map(|expert| (expert, scores[expert] * scale)).collect()
 }

@@ -5,11 +5,12 @@
 //! temporary file. Weights are read through [`crate::model::Source`], from a checkpoint or a merge not yet written.
 
 mod attention;
+pub(crate) mod backward;
 mod budget;
 mod embedding;
 mod generate;
 mod head;
-mod hidden;
+pub(in crate::eval) mod hidden;
 mod layer;
 mod mlp;
 mod observe;
@@ -17,7 +18,7 @@ mod sampling;
 mod score;
 mod sequences;
 mod state_space;
-mod tensors;
+pub(in crate::eval) mod tensors;
 mod weights;
 
 #[cfg(test)]
@@ -224,7 +225,7 @@ impl Decoder {
     }
 
     /// Refuses a sequence that the model has no embedding or no positions for.
-    fn check(&self, tokens: &[u32]) -> Result<()> {
+    pub(in crate::eval) fn check(&self, tokens: &[u32]) -> Result<()> {
         let rows = self.embedding.rows();
         if let Some(token) = tokens.iter().find(|token| **token as usize >= rows) {
             return Err(Error::input("a token is not one of the model's vocabulary")

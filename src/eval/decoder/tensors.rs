@@ -8,28 +8,31 @@ use rayon::prelude::*;
 const TASK: usize = 1 << 14;
 
 /// An error of candle's, which no input can cause.
-pub(super) fn failed(error: candle_core::Error) -> Error {
+pub(in crate::eval) fn failed(error: candle_core::Error) -> Error {
     Error::internal("a tensor operation failed").fact("reason", error)
 }
 
 /// A matrix from its rows.
-pub(super) fn matrix(values: Vec<f32>, width: usize) -> Result<Tensor> {
+pub(in crate::eval) fn matrix(values: Vec<f32>, width: usize) -> Result<Tensor> {
     let rows = values.len() / width.max(1);
     Tensor::from_vec(values, (rows, width), &Device::Cpu).map_err(failed)
 }
 
 /// The number of rows of a matrix.
-pub(super) fn rows(tensor: &Tensor) -> usize {
+pub(in crate::eval) fn rows(tensor: &Tensor) -> usize {
     tensor.dims().first().copied().unwrap_or(0)
 }
 
 /// The width of a matrix.
-pub(super) fn width(tensor: &Tensor) -> usize {
+pub(in crate::eval) fn width(tensor: &Tensor) -> usize {
     tensor.dims().last().copied().unwrap_or(0)
 }
 
 /// Looks at the elements of a contiguous tensor.
-pub(super) fn with_elements<T>(tensor: &Tensor, work: impl FnOnce(&[f32]) -> T) -> Result<T> {
+pub(in crate::eval) fn with_elements<T>(
+    tensor: &Tensor,
+    work: impl FnOnce(&[f32]) -> T,
+) -> Result<T> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => {

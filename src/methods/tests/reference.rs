@@ -46,6 +46,22 @@ pub(super) fn run(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
             let sum = |i| weights.iter().enumerate().map(|(m, w)| w * at(m, i)).sum::<f64>();
             (0..length).map(|i| sum(i) / divisor).collect()
         }
+        "fisher" => {
+            let (weights, floor) = (params.each("weight"), shared(case, "floor"));
+            let models = 0..weights.len();
+            // The floor is compared in f32, as it is stored.
+            let share = |m: usize, i: usize| {
+                weights[m] * at(m + weights.len(), i).max(f64::from(floor as f32))
+            };
+            let mean = |i: usize| {
+                let total: f64 = models.clone().map(|m| share(m, i)).sum();
+                let plain = |m: usize, _: usize| weights[m];
+                let by: &dyn Fn(usize, usize) -> f64 = if total > 0.0 { &share } else { &plain };
+                let total: f64 = models.clone().map(|m| by(m, i)).sum();
+                models.clone().map(|m| by(m, i) * at(m, i)).sum::<f64>() / total
+            };
+            (0..length).map(mean).collect()
+        }
         "passthrough" => {
             let scale = params.each("scale").first().copied().unwrap_or(1.0);
             (0..length).map(|i| scale * at(0, i)).collect()

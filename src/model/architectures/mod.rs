@@ -7,8 +7,8 @@ mod resolve;
 mod rotary;
 
 pub(crate) use architecture::{
-    Architecture, Attention, Dense, Experts, Layer, Linear, Mixer, Mlp, Norm, NormKind, Scores,
-    StateSpace,
+    Architecture, Attention, Dense, Experts, Layer, Linear, Mixer, Mlp, Norm, NormKind, Rotary,
+    Scores, StateSpace,
 };
 
 use super::config::Config;

@@ -1,0 +1,81 @@
+//! Statistics that come with models: opened with them, or computed before a stage is run.
+
+use super::WriteOptions;
+use crate::error::{Error, Result};
+use crate::eval::fisher::{self, Data, Resources};
+use crate::model::{Checkpoint, Finder, ToCompute};
+use crate::plan;
+use crate::recipe::{Located, Recipe, StatisticsSource};
+use std::path::Path;
+
+/// A model with the statistics that the recipe gives it. No weight is read.
+pub(super) fn open(
+    recipe: &Recipe,
+    reference: &Located<String>,
+    model: Checkpoint,
+    finder: &Finder<'_>,
+) -> Result<Checkpoint> {
+    let Some(given) = recipe.statistics_of(&reference.value) else { return Ok(model) };
+    let kind = given.value.kind;
+    let at = |e: Error| given.at(e).key(kind.key());
+    match &given.value.from {
+        StatisticsSource::File(file) => {
+            let path = finder.file(file).map_err(at)?;
+            model.with_statistics(kind, file, &path).map_err(at)
+        }
+        StatisticsSource::Computed { data, settings } => {
+            let path = finder.file(data).map_err(at)?;
+            let computed =
+                ToCompute { data: path, reference: data.clone(), settings: settings.clone() };
+            Ok(model.with_statistics_to_compute(kind, computed))
+        }
+    }
+}
+
+/// Refuses to plan what could not be computed: a model whose gradients cannot be taken, or too little
+/// memory. Raises the memory that the plan counts to what it takes.
+pub(super) fn check(models: &[Checkpoint], options: &plan::Options) -> Result<u64> {
+    let mut most = 0;
+    for model in models {
+        let computed = model.statistics().and_then(|found| found.computed.as_ref());
+        let Some(computed) = computed else { continue };
+        let least = fisher::least_memory(model, &computed.settings)?;
+        if least > options.memory {
+            return Err(fisher::too_small(least, options.memory)
+                .fact("model", &model.reference)
+                .hint("raise --memory, take shorter documents, or compute the file before with `cognate fisher`"));
+        }
+        most = most.max(least);
+    }
+    Ok(most)
+}
+
+/// Computes what is to be computed, each into a file of `folder`, and opens it.
+pub(super) fn compute(
+    models: Vec<Checkpoint>,
+    folder: &Path,
+    resources: &plan::Options,
+    options: &WriteOptions,
+) -> Result<Vec<Checkpoint>> {
+    let all = models.into_iter().enumerate().map(|(number, model)| {
+        let Some(found) = model.statistics() else { return Ok(model) };
+        let Some(computed) = found.computed.clone() else { return Ok(model) };
+        let kind = found.kind;
+        std::fs::create_dir_all(folder)
+            .map_err(|e| Error::io("make a folder for statistics", folder, &e))?;
+        let file = folder.join(format!("{}-{number}.safetensors", kind.key()));
+        let resources = Resources {
+            memory: resources.memory,
+            threads: resources.threads,
+            cache: options.cache.clone(),
+        };
+        let progress = |line: &str| {
+            options.progress.line(&format!("Fisher information of {}: {line}", model.reference))
+        };
+        let data = Data::File(&computed.data);
+        fisher::compute(&model, data, &computed.settings, &resources, (&file, true), &progress)?;
+        let reference = computed.reference.clone();
+        model.with_statistics(kind, &reference, &file).map(|model| model.computed_by(computed))
+    });
+    all.collect()
+}

@@ -1,0 +1,54 @@
+//! What decides Fisher information, besides model and data: plain data that recipes, lineage and the
+//! computation share.
+
+use serde::Serialize;
+
+/// What the labels of a document are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Labels {
+    /// Drawn at each position from the model's own prediction: the Fisher information.
+    Model,
+    /// The document's own next tokens: the empirical Fisher information.
+    Data,
+}
+
+impl Labels {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Model, Self::Data];
+
+    /// The word for it in recipes and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Data => "data",
+        }
+    }
+
+    /// What a word stands for.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|labels| labels.name() == word)
+    }
+}
+
+/// The settings of a computation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FisherSettings {
+    /// How many documents; all if none.
+    pub samples: Option<usize>,
+    /// Tokens of a document at most; the model's context, or 2048 if that is less, if none.
+    pub length: Option<usize>,
+    /// What the labels are.
+    pub labels: Labels,
+    /// The seed of drawn labels.
+    pub seed: u64,
+    /// The field of a JSON object that holds the text.
+    pub field: String,
+}
+
+impl Default for FisherSettings {
+    fn default() -> Self {
+        let field = "text".to_string();
+        Self { samples: None, length: None, labels: Labels::Model, seed: 0, field }
+    }
+}
