@@ -1,5 +1,6 @@
 //! Arguments of the program and its subcommands.
 
+mod archs;
 mod check;
 mod eval;
 mod fisher;
@@ -41,6 +42,8 @@ enum Command {
     Fisher(fisher::Args),
     /// List the merge methods and their parameters
     Methods(methods::Args),
+    /// List the families of models that the evaluator computes
+    Archs(archs::Args),
     /// List the evaluation tasks that are known by name
     Tasks(tasks::Args),
     /// Print the JSON Schema of recipes, for editors
@@ -57,6 +60,7 @@ impl Cli {
             Command::Inspect(args) => args.run(),
             Command::Fisher(args) => args.run(),
             Command::Methods(args) => args.run(),
+            Command::Archs(args) => args.run(),
             Command::Tasks(args) => args.run(),
             Command::Schema(args) => args.run(),
         }

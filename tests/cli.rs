@@ -11,7 +11,9 @@ use support::{Sandbox, finish};
 fn help_of_every_command() {
     let sandbox = Sandbox::new();
     let mut all = String::new();
-    for command in [&[][..], &["merge"], &["plan"], &["inspect"], &["methods"]] {
+    for command in
+        [&[][..], &["merge"], &["plan"], &["eval"], &["fisher"], &["inspect"], &["methods"]]
+    {
         let run = sandbox.ok(&[command, &["--help"]].concat());
         assert_eq!(run.stderr, "");
         writeln!(all, "$ cognate {} --help\n{}", command.join(" "), run.stdout).unwrap();
@@ -20,7 +22,7 @@ fn help_of_every_command() {
 }
 
 /// Commands that only report, on the trained models.
-const REPORTS: [(&str, &[&str]); 11] = [
+const REPORTS: [(&str, &[&str]); 12] = [
     ("plan", &["plan", "quickstart.yml", "--threads", "2"]),
     (
         "plan_with_options",
@@ -41,6 +43,7 @@ const REPORTS: [(&str, &[&str]); 11] = [
     ("dry_run", &["merge", "quickstart.yml", "-o", "out", "--dry-run", "--threads", "2"]),
     ("inspect", &["inspect", "models/base", "--digests"]),
     ("inspect_tensors", &["inspect", "models/base", "--tensors"]),
+    ("archs", &["archs"]),
     ("methods", &["methods"]),
     ("methods_ties", &["methods", "ties"]),
     ("tasks", &["tasks"]),

@@ -389,3 +389,54 @@ fn an_adapter_is_fetched() {
     let found = get("org/lora", Want::Everything, &offline).unwrap();
     assert_eq!((found.files, found.folder), (resolved.files, resolved.folder));
 }
+
+#[test]
+fn a_dataset_is_fetched_and_found_offline() {
+    let (sandbox, hub) = (Sandbox::with_trained_models(), Hub::start());
+    let rows =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/eval/rows.parquet");
+    let rows = std::fs::read(rows).unwrap();
+    let file = "one/test/0000.parquet";
+    hub.put("datasets/org/rows", file, rows.clone());
+    hub.put("datasets/org/rows", "one/train/0000.parquet", "never fetched");
+    hub.put("datasets/org/rows", "other/test/0000.parquet", "never fetched");
+    let task = |name: &str, split: &str| {
+        format!(
+            "task: rows\ndataset_path: org/rows\ndataset_name: {name}\ntest_split: {split}\n\
+             output_type: loglikelihood\ndoc_to_text: \"{{{{n}}}}\"\ndoc_to_target: text\nmetric_list: [{{metric: acc}}]\n"
+        )
+    };
+    sandbox.write("rows.yml", task("one", "test"));
+    let args = ["eval", "models/base", "-t", "rows.yml", "--json", "--samples", "s.jsonl"];
+    let online = run(&sandbox, &hub, &args);
+    assert_eq!(online.code, Some(0), "{}", online.stderr);
+    assert_eq!(online.json()["results"][0]["tasks"]["rows"]["n"], 3);
+    assert!(
+        online.stderr.contains("fetching org/rows@refs/convert/parquet: 1 file"),
+        "{}",
+        online.stderr
+    );
+    let asked = hub.requests();
+    assert!(
+        asked[0].starts_with("GET /api/datasets/org/rows/revision/refs%2Fconvert%2Fparquet"),
+        "{asked:?}"
+    );
+    assert!(
+        !asked.iter().any(|request| request.contains("train") || request.contains("other")),
+        "{asked:?}"
+    );
+    let folder = format!(".hf/hub/datasets--org--rows/snapshots/{COMMIT}");
+    assert_eq!(sandbox.read(&format!("{folder}/{file}")), rows);
+    // Offline the cache is enough, and says what it lacks.
+    let samples = sandbox.read("s.jsonl");
+    sandbox.ok(&args);
+    assert_eq!(sandbox.read("s.jsonl"), samples);
+    assert_eq!(hub.requests(), Vec::<String>::new());
+    let mut messages = String::new();
+    for (name, split) in [("one", "dev"), ("two", "test")] {
+        sandbox.write("rows.yml", task(name, split));
+        let online = support::one_screen(run(&sandbox, &hub, &args), 2);
+        messages += &format!("{online}{}", sandbox.fails(2, &args));
+    }
+    insta::assert_snapshot!("datasets", stable(&messages, &sandbox, &hub));
+}

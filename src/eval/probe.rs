@@ -17,6 +17,8 @@ const TOKENS: usize = 128;
 const NEW_TOKENS: usize = 48;
 /// Repetition is degenerate where so few of the pairs of neighbouring tokens are different ones.
 const FEW_PAIRS: f64 = 0.2;
+/// And of a model beside no other, where there are so few: one token, or two in turn.
+const ONE_WORD: f64 = 0.05;
 /// A perplexity is far above others where it is so many times as high.
 const FAR_ABOVE: f64 = 4.0;
 
@@ -105,9 +107,14 @@ impl Probe {
             warnings
                 .push("its logits are not finite, or its perplexity is beyond measure".to_string());
         }
-        // A small model may repeat itself; one that does what the others do not has gone wrong.
-        let usual = others.iter().all(|other| other.pairs >= FEW_PAIRS);
-        if self.pairs < FEW_PAIRS && usual {
+        // Many a sound model repeats itself; one that does what the others do not has gone wrong, and
+        // so has one that knows a single word.
+        let few = match others.iter().map(|other| other.pairs).reduce(f64::min) {
+            Some(least) if least >= FEW_PAIRS => FEW_PAIRS,
+            Some(_) => 0.0,
+            None => ONE_WORD,
+        };
+        if self.pairs < few {
             warnings.push(format!(
                 "it repeats itself: {:.0} % of the pairs of tokens it generates are different ones",
                 100.0 * self.pairs
@@ -142,6 +149,9 @@ mod tests {
         stuck.pairs = different_pairs(&[7; 48]);
         assert_eq!(stuck.warnings(&[sound]).len(), 1);
         assert!(stuck.warnings(&[stuck]).is_empty());
+        assert_eq!(stuck.warnings(&[]).len(), 1);
+        stuck.pairs = 0.15;
+        assert_eq!((stuck.warnings(&[]).len(), stuck.warnings(&[sound]).len()), (0, 1));
         let broken = Probe { perplexity: f64::NAN, ..sound };
         assert_eq!(broken.warnings(&[sound]).len(), 1);
         assert!(different_pairs(&(0..48).collect::<Vec<_>>()) > 0.99);

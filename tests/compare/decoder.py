@@ -104,10 +104,11 @@ def theirs(model, path):
 
     torch.set_num_threads(THREADS)
     lists = json.load(open(path))
+    begin = time.perf_counter()
     model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     order = sorted(range(len(lists)), key=lambda i: -len(lists[i]))
     sums = [0.0] * len(lists)
-    begin = time.perf_counter()
+    loaded = time.perf_counter()
     with torch.no_grad():
         for first in range(0, len(order), BATCH):
             batch = order[first:first + BATCH]
@@ -121,7 +122,8 @@ def theirs(model, path):
             for row, i in enumerate(batch):
                 targets = torch.tensor(lists[i][1:])
                 sums[i] = nats[row, :len(targets)].gather(1, targets[:, None]).double().sum().item()
-    return dict(seconds=time.perf_counter() - begin, log_likelihoods=sums)
+    end = time.perf_counter()
+    return dict(seconds=end - loaded, loading=loaded - begin, log_likelihoods=sums)
 
 
 def score(path, model, program, memory=None):
@@ -134,8 +136,12 @@ def compare(model, path, program, memory=None):
     a, b = ours(model, path, program, memory), theirs(model, path)
     pairs = list(zip(a["log_likelihoods"], b["log_likelihoods"]))
     print(f"load {os.getloadavg()[0]:.1f} on {THREADS} cores")
-    print(f"ours   {a['seconds']:.2f} s, {a['tokens'] / a['seconds']:.0f} tokens/s, {a['peak_mib']} MiB at most")
-    print(f"theirs {b['seconds']:.2f} s, {a['tokens'] / b['seconds']:.0f} tokens/s")
+    print(f"ours   {a['seconds']:.2f} s with reading the weights, {a['tokens'] / a['seconds']:.0f} tokens/s, "
+          f"{a['peak_mib']} MiB at most")
+    print(f"theirs {b['seconds']:.2f} s and {b['loading']:.2f} s of reading the weights, "
+          f"{a['tokens'] / b['seconds']:.0f} tokens/s")
+    print(f"speed  {b['seconds'] / a['seconds']:.2f} times theirs without, "
+          f"{(b['seconds'] + b['loading']) / a['seconds']:.2f} with their reading")
     print(f"a text's log-likelihood differs by at most {max(abs(x - y) for x, y in pairs):.2e}")
 
 

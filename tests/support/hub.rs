@@ -178,7 +178,7 @@ impl Hub {
 }
 
 fn is_large(path: &str) -> bool {
-    path.ends_with(".safetensors") || path.ends_with(".bin")
+    [".safetensors", ".bin", ".parquet"].iter().any(|end| path.ends_with(end))
 }
 
 /// The tag of a file: SHA-256 of a large one, 40 digits of another.
@@ -244,13 +244,17 @@ impl State {
         }
         let not_found = |code: &str| Answer::of(404, vec![("X-Error-Code", code.into())]);
         let path = request.path.split('?').next().unwrap();
-        if let Some(rest) = path.strip_prefix("/api/models/") {
+        // Datasets are kept as `datasets/org/name`, and all in one branch.
+        let dataset = path.strip_prefix("/api/").filter(|rest| rest.starts_with("datasets/"));
+        if let Some(rest) = path.strip_prefix("/api/models/").or(dataset) {
             let (model, revision) = rest.split_once("/revision/").unwrap();
+            let revisions: &[&str] = match dataset {
+                Some(_) => &["refs%2Fconvert%2Fparquet"],
+                None => &["main", "v1", COMMIT],
+            };
             return match self.models.get(model) {
                 None => not_found("RepoNotFound"),
-                Some(_) if !["main", "v1", COMMIT].contains(&revision) => {
-                    not_found("RevisionNotFound")
-                }
+                Some(_) if !revisions.contains(&revision) => not_found("RevisionNotFound"),
                 Some(files) => Answer::json(&self.listing(files)),
             };
         }

@@ -24,6 +24,7 @@ mod weights;
 #[cfg(test)]
 mod tests;
 
+pub use crate::model::architectures::{Listed, families};
 pub use observe::{Activations, Observer, Point};
 
 use super::model::{GenerateRequest, Generation, LanguageModel, Score, ScoreRequest};
@@ -40,11 +41,6 @@ use sequences::Slice;
 use std::collections::BTreeSet;
 use tensors::with_elements;
 use weights::Finder;
-
-/// The names of the families of models that the decoder knows.
-pub fn families() -> impl Iterator<Item = &'static str> {
-    architectures::names()
-}
 
 /// Whether the decoder knows models of such a config; `stored` says which tensors there are.
 ///

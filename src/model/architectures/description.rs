@@ -50,8 +50,7 @@ impl<'de> Deserialize<'de> for Definitions {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Family {
     /// The `model_type`s it covers; looked at before the rest is read.
-    #[serde(rename = "model_types")]
-    pub(super) _model_types: Vec<String>,
+    pub(super) model_types: Vec<String>,
     /// The object of the config that describes the model, in composed models.
     #[serde(default)]
     pub(super) nested: Option<String>,

@@ -107,8 +107,28 @@ const NEUTRAL: &[&str] = &[
     "xla_device",
 ];
 
+/// A family, as it is listed.
+pub struct Listed {
+    /// Its name.
+    pub name: &'static str,
+    /// The `model_type`s of the configs that it describes.
+    pub model_types: Vec<String>,
+}
+
+/// All families.
+///
+/// # Errors
+/// A description is not valid.
+pub fn families() -> Result<Vec<Listed>> {
+    let listed = FAMILIES.iter().map(|(name, text)| {
+        let family: Family = serde_json::from_str(text).map_err(|e| invalid(name, &e))?;
+        Ok(Listed { name, model_types: family.model_types })
+    });
+    listed.collect()
+}
+
 /// The names of the families.
-pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+fn names() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|(name, _)| *name)
 }
 
