@@ -96,6 +96,15 @@ impl Error {
         self
     }
 
+    /// Adds the model the error is about, unless it names one.
+    #[must_use]
+    pub fn model(self, reference: &str) -> Self {
+        match self.get("model") {
+            Some(_) => self,
+            None => self.fact("model", reference),
+        }
+    }
+
     /// Adds the tensor the error is about.
     #[must_use]
     pub fn tensor(self, name: &str) -> Self {

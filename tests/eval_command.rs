@@ -340,6 +340,28 @@ fn what_is_wrong_is_said() {
     insta::assert_snapshot!("wrong", all);
 }
 
+/// A GGUF file takes the tokenizer beside it; an adapter's model takes its base's.
+#[test]
+fn models_of_other_formats_are_scored() {
+    let sandbox = sandbox();
+    let adapted = "models/base+models/lora-math";
+    let asked = ["-t", "eval/arithmetic.yml", "--limit", "8", "-q", "--json"];
+    let report = sandbox.ok(&[&["eval", adapted, "models/base"][..], &asked].concat()).json();
+    assert_eq!(report["results"][0]["model"], adapted);
+    assert_ne!(report["results"][0]["tasks"], Value::Null);
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/gguf/llama_q8_0.gguf");
+    sandbox.write("gguf/model.gguf", std::fs::read(own).unwrap());
+    let message = sandbox.fails(2, &[&["eval", "gguf/model.gguf"][..], &asked].concat());
+    assert!(message.contains("a model without tokenizer cannot be evaluated"), "{message}");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        sandbox.write(&format!("gguf/{file}"), sandbox.read(&format!("models/base/{file}")));
+    }
+    let run = sandbox.run(&[&["eval", "gguf/model.gguf"][..], &asked].concat());
+    // The file's vocabulary is smaller than the tokenizer's: an id without a row is an error by name.
+    assert_eq!(run.code, Some(2), "{}{}", run.stdout, run.stderr);
+    assert!(run.stderr.contains("gguf/model.gguf"), "{}", run.stderr);
+}
+
 /// An evaluation that breaks off does not take the merge with it.
 #[test]
 fn a_merge_outlives_its_evaluation() {

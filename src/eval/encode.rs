@@ -41,14 +41,22 @@ pub struct Pair {
 }
 
 impl TextEncoder {
-    /// Opens the tokenizer of a model folder.
+    /// Opens the tokenizer of a model folder, or the one beside a model of one file.
     ///
     /// # Errors
     /// There is none, it is not valid, or it has neither a first nor a last token.
     pub fn open(folder: &Path) -> Result<Self> {
+        let beside = folder.parent().filter(|_| folder.is_file());
+        let folder = match beside {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => folder,
+        };
         let path = folder.join("tokenizer.json");
         let vocabulary = Vocabulary::open(folder)?.ok_or_else(|| {
-            Error::input("a model without tokenizer cannot be evaluated").file(&path)
+            Error::input("a model without tokenizer cannot be evaluated").file(&path).hint(
+                "put the tokenizer.json and the tokenizer_config.json of the model there; those in GGUF files are not read",
+            )
         })?;
         let bytes = vocabulary.file.to_text()?;
         let refused = |e: tokenizers::Error| {

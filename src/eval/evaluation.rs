@@ -151,7 +151,7 @@ impl Evaluation {
         for (i, contender) in models.iter().enumerate() {
             progress.say(&format!("{}: probing", contender.name));
             let (decoder, encoder) = contender.open(options)?;
-            let about = |e: Error| e.fact("model", &contender.name);
+            let about = |e: Error| e.model(&contender.name);
             probes.push(probe(&decoder, &encoder, items).map_err(about)?);
             if self.speaks_as_system(items) && chat::refuses_system(&encoder).map_err(about)? {
                 deaf.push((i, DEAF.to_string()));
@@ -193,10 +193,7 @@ const DEAF: &str = "its chat template takes no system message: descriptions and 
 
 impl Contender<'_> {
     fn open(&self, options: &decoder::Options) -> Result<(Decoder, TextEncoder)> {
-        let about = |e: Error| match e.get("model") {
-            Some(_) => e,
-            None => e.fact("model", &self.name),
-        };
+        let about = |e: Error| e.model(&self.name);
         let encoder = TextEncoder::open(&self.checkpoint.folder).map_err(about)?;
         Ok((Decoder::open(self.checkpoint, options).map_err(about)?, encoder))
     }

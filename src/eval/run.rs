@@ -84,7 +84,7 @@ pub fn model(
     let of_task = |items: &Items<'_>| {
         let total = items.items.len();
         let step = |done| progress(Step { model: name, task: &items.task.name, done, total });
-        evaluate(*model, encoder, items, asking, &step).map_err(|e| e.fact("model", name))
+        evaluate(*model, encoder, items, asking, &step).map_err(|e| e.model(name))
     };
     let results = items.iter().map(of_task).collect::<Result<Vec<_>>>()?;
     let template = encoder.chat_template().filter(|_| asking.chat_template);

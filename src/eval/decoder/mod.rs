@@ -351,9 +351,6 @@ impl LanguageModel for Decoder {
 
 impl Decoder {
     fn located(&self, error: Error) -> Error {
-        match error.get("model") {
-            Some(_) => error,
-            None => error.fact("model", &self.reference),
-        }
+        error.model(&self.reference)
     }
 }

@@ -123,10 +123,8 @@ pub fn compute(
         let metadata = metadata(checkpoint, settings, resources, &documents, length)?;
         let mut output = Output::create(target, checkpoint, &metadata)?;
         let pass = Pass { model: &model, documents: &documents, settings, budget: &budget };
-        let nats = pass.run(&mut output, progress).map_err(|error| match error.get("model") {
-            Some(_) => error,
-            None => error.fact("model", &checkpoint.reference),
-        })?;
+        let nats = pass.run(&mut output, progress);
+        let nats = nats.map_err(|error| error.model(&checkpoint.reference))?;
         let (tensors, total) = (output.tensors(), output.total());
         output.commit(target, overwrite)?;
         let labels = documents.labels();

@@ -59,10 +59,7 @@ impl<'a> Backward<'a> {
     /// # Errors
     /// The model's family is not known, or has state spaces.
     pub(crate) fn open(checkpoint: &'a Checkpoint) -> Result<Self> {
-        let located = |error: Error| match error.get("model") {
-            Some(_) => error,
-            None => error.fact("model", &checkpoint.reference),
-        };
+        let located = |error: Error| error.model(&checkpoint.reference);
         let stored = |name: &str| checkpoint.tensor(name).is_some();
         let data = architectures::find(&checkpoint.config, stored).map_err(located)?.architecture;
         for layer in &data.layers {
