@@ -91,7 +91,7 @@ impl Source for PlannedTensor {
     fn stored(&self) -> Option<&[u8]> {
         let copied = self.with_map(|_, map| match map {
             Map::Copy(input) => Ok(Some(*input)),
-            Map::Elements(_) => Ok(None),
+            Map::Elements(_) | Map::Rows(_) => Ok(None),
         });
         let input = &self.inputs[copied.ok()??];
         input.stored().filter(|_| input.spec().dtype == self.job.output.dtype)

@@ -4,7 +4,7 @@ use super::{CHUNK, Lanes, TILE};
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, Stream};
 use crate::methods::{Map, Threshold};
-use crate::model::Source;
+use crate::model::{Source, TensorSpec};
 use std::ops::Range;
 
 /// The inputs of one tensor, and the reductions a method can make over them.
@@ -16,6 +16,7 @@ pub struct TensorIo<'a> {
     base: Option<usize>,
     streams: &'a [Stream],
     elements: usize,
+    pub(super) shape: &'a [usize],
     kernels: Kernels,
     lanes: Lanes,
     nan: NanPolicy,
@@ -49,8 +50,10 @@ impl<'a> TensorIo<'a> {
         lanes: Lanes,
         nan: NanPolicy,
     ) -> Self {
-        let elements = inputs.first().map_or(0, |input| input.spec().elements());
-        Self { inputs, base, streams, elements, kernels, lanes, nan, thresholds: None }
+        let first = inputs.first().map(|input| input.spec());
+        let elements = first.map_or(0, TensorSpec::elements);
+        let shape = first.map_or(&[][..], |spec| &spec.shape);
+        Self { inputs, base, streams, elements, shape, kernels, lanes, nan, thresholds: None }
     }
 
     /// The same with what a survey of the whole model found for this tensor.
@@ -103,16 +106,9 @@ impl<'a> TensorIo<'a> {
         width: usize,
         body: impl Fn(usize, &mut [Vec<f32>], &mut [f64]) + Sync,
     ) -> Result<Vec<f64>> {
-        let partials = self.lanes.collect(0..self.chunks(), |chunk| {
-            let mut partial = vec![0.0; width];
-            self.reduce_chunk(chunk, |start, inputs| body(start, inputs, &mut partial))?;
-            Ok(partial)
-        })?;
-        let mut sums = vec![0.0; width];
-        for partial in partials {
-            sums.iter_mut().zip(partial).for_each(|(sum, part)| *sum += part);
-        }
-        Ok(sums)
+        self.folded(width, |chunk, sums| {
+            self.reduce_chunk(chunk, |start, inputs| body(start, inputs, sums))
+        })
     }
 
     /// Counts in `bins` bins over the whole tensor.
@@ -212,6 +208,14 @@ impl<'a> TensorIo<'a> {
         Ok(())
     }
 
+    pub(super) fn lanes(&self) -> Lanes {
+        self.lanes
+    }
+
+    pub(super) fn nan_policy(&self) -> NanPolicy {
+        self.nan
+    }
+
     /// How many chunks the tensor has.
     pub(crate) fn chunks(&self) -> usize {
         self.elements.div_ceil(CHUNK)
@@ -231,7 +235,7 @@ impl<'a> TensorIo<'a> {
         // A kept NaN counts as 0. A refused one needs no care: the run fails when its element is
         // mapped.
         self.prefetch_before(chunk);
-        self.read_range(self.chunk_range(chunk), |start, inputs, any_nan| {
+        self.read_range(self.chunk_range(chunk), TILE, |start, inputs, any_nan| {
             if any_nan && self.nan == NanPolicy::Keep {
                 inputs.iter_mut().for_each(|input| zero_nan(input));
             }
@@ -259,13 +263,17 @@ impl<'a> TensorIo<'a> {
         range: Range<usize>,
         mut sink: impl FnMut(usize, &[f32]) -> Result<()>,
     ) -> Result<()> {
+        if let Map::Rows(map) = map {
+            return self.map_rows(map, range, sink);
+        }
         let mut out = vec![0.0; TILE.min(range.len())];
-        self.read_range(range, |start, inputs, any_nan| {
+        self.read_range(range, TILE, |start, inputs, any_nan| {
             let out = &mut out[..inputs.first().map_or(0, Vec::len)];
             let nans = if any_nan { self.find_nans(start, inputs)? } else { Vec::new() };
             match map {
                 Map::Copy(input) => out.copy_from_slice(&inputs[*input]),
                 Map::Elements(map) => map(start, inputs, out),
+                Map::Rows(_) => return Err(Error::internal("a map by rows was applied to a tile")),
             }
             for element in nans {
                 out[element] = f32::NAN;
@@ -276,7 +284,7 @@ impl<'a> TensorIo<'a> {
 
     /// Finds NaN in the inputs of a tile: refused by name, or returned as the elements of the output
     /// that become NaN.
-    fn find_nans(&self, start: usize, tiles: &[Vec<f32>]) -> Result<Vec<usize>> {
+    pub(super) fn find_nans(&self, start: usize, tiles: &[Vec<f32>]) -> Result<Vec<usize>> {
         let mut found = Vec::new();
         for (source, tile) in self.inputs.iter().zip(tiles) {
             let mut nans = tile.iter().enumerate().filter(|(_, x)| x.is_nan()).map(|(i, _)| i);
@@ -311,23 +319,24 @@ impl<'a> TensorIo<'a> {
     }
 
     /// Before a chunk is worked on, those that come later are read ahead, some at a time.
-    fn prefetch_before(&self, chunk: usize) {
+    pub(super) fn prefetch_before(&self, chunk: usize) {
         if chunk.is_multiple_of(AHEAD) {
             self.prefetch((chunk + AHEAD) * CHUNK..(chunk + 2 * AHEAD) * CHUNK);
         }
     }
 
-    /// Reads a stretch of elements tile by tile; `body` also learns whether any input of the tile has
-    /// a NaN.
-    fn read_range(
+    /// Reads a stretch of elements in tiles of `tile` elements; `body` also learns whether any input of the
+    /// tile has a NaN.
+    pub(super) fn read_range(
         &self,
         range: Range<usize>,
+        tile: usize,
         mut body: impl FnMut(usize, &mut [Vec<f32>], bool) -> Result<()>,
     ) -> Result<()> {
-        let mut buffers = vec![vec![0.0; TILE.min(range.len())]; self.inputs.len()];
+        let mut buffers = vec![vec![0.0; tile.min(range.len())]; self.inputs.len()];
         let mut start = range.start;
         while start < range.end {
-            let length = TILE.min(range.end - start);
+            let length = tile.min(range.end - start);
             let mut any_nan = false;
             for (input, buffer) in self.inputs.iter().zip(&mut buffers) {
                 buffer.truncate(length);
@@ -340,6 +349,6 @@ impl<'a> TensorIo<'a> {
     }
 }
 
-fn zero_nan(values: &mut [f32]) {
+pub(super) fn zero_nan(values: &mut [f32]) {
     values.iter_mut().filter(|value| value.is_nan()).for_each(|value| *value = 0.0);
 }

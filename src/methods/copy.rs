@@ -1,7 +1,7 @@
 //! For tensors that no arithmetic may touch (integers, masks, packed bytes): they are copied, once
 //! every model is seen to agree on them.
 
-use super::{Base, Inputs, Map, Method, Params, Reads, per_tensor, unchecked};
+use super::{Base, Map, Method, Params, STREAMED};
 use crate::engine::TensorIo;
 use crate::error::Result;
 
@@ -10,14 +10,10 @@ pub(super) const METHOD: Method = Method {
     summary: "Copies a tensor that all models agree on.",
     formula: "out = x₀, where all xᵢ are the same bytes",
     reference: "",
-    inputs: Inputs::AtLeast(1),
     base: Base::Plain,
-    statistics: None,
     params: &[],
-    reads: Reads::Stream { passes: 1, bins: 0 },
-    check: unchecked,
-    trims_model: per_tensor,
     prepare,
+    ..STREAMED
 };
 
 fn prepare(io: &TensorIo<'_>, _: &Params) -> Result<Map> {

@@ -1,7 +1,7 @@
 //! Averages in which each element counts by its Fisher information.
 
 use super::params::{Default, Param, ParamKind};
-use super::{Base, Inputs, Map, Method, Params, Reads, Statistics, per_tensor};
+use super::{Base, Map, Method, Params, STREAMED, Statistics};
 use crate::engine::TensorIo;
 use crate::error::Result;
 
@@ -13,7 +13,7 @@ pub(super) const METHOD: Method = Method {
     summary: "Average in which each element counts by its model's Fisher information.",
     formula: "out = Σ wᵢ·Fᵢ·xᵢ / Σ wᵢ·Fᵢ; where the divisor is 0, Σ wᵢ·xᵢ / Σ wᵢ",
     reference: "Matena and Raffel 2022, Merging Models with Fisher-Weighted Averaging, arXiv 2111.09832",
-    inputs: Inputs::AtLeast(1),
+    notes: include_str!("notes/fisher.md"),
     base: Base::Plain,
     statistics: Some(Statistics::Fisher),
     params: &[
@@ -21,10 +21,9 @@ pub(super) const METHOD: Method = Method {
         Param::shared("floor", SHARE, "what Fisher information counts at least")
             .or(Default::Number(0.0)),
     ],
-    reads: Reads::Stream { passes: 1, bins: 0 },
     check,
-    trims_model: per_tensor,
     prepare,
+    ..STREAMED
 };
 
 fn check(p: &Params) -> Result<(), String> {

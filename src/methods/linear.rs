@@ -1,7 +1,7 @@
 //! Weighted average of models.
 
 use super::params::{ANY, Default, Param, ParamKind};
-use super::{Base, Inputs, Map, Method, Params, Reads, per_tensor};
+use super::{Base, Map, Method, Params, STREAMED};
 use crate::engine::TensorIo;
 use crate::error::Result;
 
@@ -10,18 +10,16 @@ pub(super) const METHOD: Method = Method {
     summary: "Weighted average of the models.",
     formula: "out = Σ wᵢ·xᵢ / Σ wᵢ; with normalize: false, Σ wᵢ·xᵢ",
     reference: "Wortsman et al. 2022, Model soups, arXiv 2203.05482",
-    inputs: Inputs::AtLeast(1),
+    notes: include_str!("notes/linear.md"),
     base: Base::Plain,
-    statistics: None,
     params: &[
         Param::input("weight", ANY, "the model's share"),
         Param::shared("normalize", ParamKind::Bool, "divide by the sum of the weights")
             .or(Default::Bool(true)),
     ],
-    reads: Reads::Stream { passes: 1, bins: 0 },
     check,
-    trims_model: per_tensor,
     prepare,
+    ..STREAMED
 };
 
 fn check(p: &Params) -> Result<(), String> {

@@ -31,7 +31,10 @@ pub struct Method {
     pub formula: &'static str,
     /// The paper or other source.
     pub reference: &'static str,
-    /// How many models it takes, the base included.
+    /// What else a user may want to know, in Markdown: the formula at length, edge cases, where paper,
+    /// mergekit and this crate part. A file of `notes/`.
+    pub notes: &'static str,
+    /// How many models it takes: the base included, unless that is [`Base::Optional`].
     pub inputs: Inputs,
     /// What it does with a base model.
     pub base: Base,
@@ -41,6 +44,8 @@ pub struct Method {
     pub params: &'static [Param],
     /// How it reads its inputs.
     pub reads: Reads,
+    /// Bytes it keeps for each tensor besides the chunks, given the number of inputs and the shape.
+    pub holds: fn(inputs: usize, shape: &[usize]) -> u64,
     /// Checks the parameters of one tensor beyond their ranges; says what is wrong.
     pub check: fn(&Params) -> std::result::Result<(), String>,
     /// Whether, with these parameters, the method trims whole models, so that their thresholds are
@@ -50,7 +55,7 @@ pub struct Method {
     pub prepare: fn(&TensorIo<'_>, &Params) -> Result<Map>,
 }
 
-/// How many models a method takes, the base included.
+/// How many models a method takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inputs {
     /// Exactly this many.
@@ -85,6 +90,8 @@ impl std::fmt::Display for Inputs {
 pub enum Base {
     /// Needs it: the others are taken relative to it.
     Required,
+    /// Takes the others relative to it where there is one, and as they are where not.
+    Optional,
     /// Treats it as a model like the others.
     Plain,
 }
@@ -106,18 +113,30 @@ pub enum Reads {
 /// element depends on its own index and inputs alone.
 pub type ElementMap = Box<dyn Fn(usize, &mut [Vec<f32>], &mut [f32]) + Send + Sync>;
 
+/// Computes a row of the output: `(row, inputs, out)`, where `inputs` are the decoded rows (free to be
+/// overwritten) and `out` the result.
+pub type RowMap = Box<dyn Fn(usize, &mut [Vec<f32>], &mut [f32]) + Send + Sync>;
+
 /// What a method returns: how the output follows from the inputs.
 pub enum Map {
     /// The output is this input; where the dtype is kept, its bytes are.
     Copy(usize),
-    /// The output is computed.
+    /// The output is computed element by element.
     Elements(ElementMap),
+    /// The output is computed row by row (see [`TensorIo::columns`]). Its method holds
+    /// [`row_bytes`].
+    Rows(RowMap),
 }
 
 impl Map {
-    /// A computed map.
+    /// A map computed element by element.
     pub fn new(map: impl Fn(usize, &mut [Vec<f32>], &mut [f32]) + Send + Sync + 'static) -> Self {
         Self::Elements(Box::new(map))
+    }
+
+    /// A map computed row by row.
+    pub fn rows(map: impl Fn(usize, &mut [Vec<f32>], &mut [f32]) + Send + Sync + 'static) -> Self {
+        Self::Rows(Box::new(map))
     }
 }
 
@@ -190,6 +209,35 @@ fn unchecked(_: &Params) -> std::result::Result<(), String> {
 fn per_tensor(_: &Params) -> bool {
     false
 }
+
+/// For methods that keep nothing besides the chunks.
+fn nothing(_: usize, _: &[usize]) -> u64 {
+    0
+}
+
+/// For methods that go row by row: a row of every input and of the output, in f32.
+pub fn row_bytes(inputs: usize, shape: &[usize]) -> u64 {
+    4 * (inputs as u64 + 1) * shape.last().copied().unwrap_or(1) as u64
+}
+
+/// What most methods have in common, for their rows to begin from: they stream once, one tensor at a
+/// time, keep nothing, and check nothing beyond ranges.
+const STREAMED: Method = Method {
+    name: "",
+    summary: "",
+    formula: "",
+    reference: "",
+    notes: "",
+    inputs: Inputs::AtLeast(1),
+    base: Base::Required,
+    statistics: None,
+    params: &[],
+    reads: Reads::Stream { passes: 1, bins: 0 },
+    holds: nothing,
+    check: unchecked,
+    trims_model: per_tensor,
+    prepare: |_, _| Err(crate::error::Error::internal("a method without a formula was called")),
+};
 
 #[cfg(test)]
 mod tests;

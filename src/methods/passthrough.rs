@@ -2,7 +2,7 @@
 
 use super::linear::weighted_sum;
 use super::params::{ANY, Default, Param};
-use super::{Base, Inputs, Map, Method, Params, Reads, per_tensor, unchecked};
+use super::{Base, Inputs, Map, Method, Params, STREAMED};
 use crate::engine::TensorIo;
 use crate::error::Result;
 
@@ -11,14 +11,12 @@ pub(super) const METHOD: Method = Method {
     summary: "Takes each tensor from one model, as it is or scaled; with slices, stacks layers.",
     formula: "out = x, or scale · x",
     reference: "layer stacking: Kim et al. 2023, SOLAR 10.7B, arXiv 2312.15166",
+    notes: include_str!("notes/passthrough.md"),
     inputs: Inputs::Exactly(1),
     base: Base::Plain,
-    statistics: None,
     params: &[Param::input("scale", ANY, "a factor on the tensor").or(Default::Absent)],
-    reads: Reads::Stream { passes: 1, bins: 0 },
-    check: unchecked,
-    trims_model: per_tensor,
     prepare,
+    ..STREAMED
 };
 
 fn prepare(io: &TensorIo<'_>, p: &Params) -> Result<Map> {

@@ -2,7 +2,7 @@
 
 use super::linear::weighted_sum;
 use super::params::{FRACTION, Param};
-use super::{Base, Inputs, Map, Method, Params, Reads, per_tensor, unchecked};
+use super::{Inputs, Map, Method, Params, Reads, STREAMED};
 use crate::engine::TensorIo;
 use crate::error::Result;
 
@@ -11,14 +11,12 @@ pub(super) const METHOD: Method = Method {
     summary: "Spherical interpolation from the base (t = 0) to the other model (t = 1).",
     formula: "θ = acos(cos∠(a, b)); out = sin((1−t)θ)/sin θ · a + sin(tθ)/sin θ · b; lerp where |cos θ| > 0.9995",
     reference: "Shoemake 1985, Animating rotation with quaternion curves",
+    notes: include_str!("notes/slerp.md"),
     inputs: Inputs::Exactly(2),
-    base: Base::Required,
-    statistics: None,
     params: &[Param::shared("t", FRACTION, "how far to go from the base to the other model")],
     reads: Reads::Stream { passes: 2, bins: 0 },
-    check: unchecked,
-    trims_model: per_tensor,
     prepare,
+    ..STREAMED
 };
 
 /// Above this |cos θ| the vectors count as collinear, and the interpolation is linear.

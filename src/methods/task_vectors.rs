@@ -5,7 +5,7 @@
 
 use super::params::{ANY, Default, FRACTION, Param, ParamKind};
 use super::threshold::{BINS, Threshold, thresholds};
-use super::{Base, Inputs, Map, Method, Params, Reads, per_tensor, unchecked};
+use super::{Map, Method, Params, Reads, STREAMED};
 use crate::engine::TensorIo;
 use crate::error::Result;
 use crate::kernels::{Kernels, Stream};
@@ -56,9 +56,7 @@ pub(super) const TASK_ARITHMETIC: Method = Method {
     summary: "Adds the weighted task vectors to the base.",
     formula: "out = base + λ·Σ wᵢ·δᵢ; with normalize, divided by Σ wᵢ",
     reference: "Ilharco et al. 2023, Editing models with task arithmetic, arXiv 2212.04089",
-    inputs: Inputs::AtLeast(1),
-    base: Base::Required,
-    statistics: None,
+    notes: include_str!("notes/task_arithmetic.md"),
     params: &[
         WEIGHT,
         IGNORED_DENSITY,
@@ -67,10 +65,8 @@ pub(super) const TASK_ARITHMETIC: Method = Method {
         IGNORED_RESCALE,
         INT8_MASK,
     ],
-    reads: Reads::Stream { passes: 1, bins: 0 },
-    check: unchecked,
-    trims_model: per_tensor,
     prepare: |io, p| prepare(io, p, Sparsify::Not, Merge::Sum),
+    ..STREAMED
 };
 
 pub(super) const TIES: Method = Method {
@@ -78,9 +74,7 @@ pub(super) const TIES: Method = Method {
     summary: "Keeps the largest part of each task vector, elects a sign per element, averages those that agree.",
     formula: "δ̂ᵢ = the int(density·n) largest of δᵢ (at least 1 where density > 0); s = sign Σ wᵢδ̂ᵢ; out = base + λ·Σ_{agree} wᵢδ̂ᵢ / Σ_{agree} wᵢ",
     reference: "Yadav et al. 2023, TIES-Merging, arXiv 2306.01708",
-    inputs: Inputs::AtLeast(1),
-    base: Base::Required,
-    statistics: None,
+    notes: include_str!("notes/ties.md"),
     params: &[
         WEIGHT,
         DENSITY,
@@ -91,9 +85,9 @@ pub(super) const TIES: Method = Method {
         TIES_VARIANT,
     ],
     reads: Reads::Stream { passes: 3, bins: BINS },
-    check: unchecked,
     trims_model: |p| p.chose("variant", "paper"),
     prepare: |io, p| prepare(io, p, Sparsify::Magnitude, Merge::Elect),
+    ..STREAMED
 };
 
 pub(super) const DARE_LINEAR: Method = Method {
@@ -101,9 +95,7 @@ pub(super) const DARE_LINEAR: Method = Method {
     summary: "Drops elements of each task vector at random, rescales the rest, and adds them up.",
     formula: "δ̂ᵢ = mᵢ∘δᵢ·‖δᵢ‖₁/‖mᵢ∘δᵢ‖₁, mᵢ ~ Bernoulli(density); out = base + λ·Σ wᵢ·δ̂ᵢ",
     reference: "Yu et al. 2023, Language models are super Mario, arXiv 2311.03099",
-    inputs: Inputs::AtLeast(1),
-    base: Base::Required,
-    statistics: None,
+    notes: include_str!("notes/dare_linear.md"),
     params: &[
         WEIGHT,
         DENSITY,
@@ -114,15 +106,15 @@ pub(super) const DARE_LINEAR: Method = Method {
         DARE_VARIANT,
     ],
     reads: Reads::Stream { passes: 2, bins: 0 },
-    check: unchecked,
-    trims_model: per_tensor,
     prepare: |io, p| prepare(io, p, Sparsify::Random, Merge::Sum),
+    ..STREAMED
 };
 
 pub(super) const DARE_TIES: Method = Method {
     name: "dare_ties",
     summary: "Drops elements of each task vector at random, rescales the rest, and merges with elected signs.",
     formula: "δ̂ᵢ as in dare_linear; s = sign Σ wᵢδ̂ᵢ; out = base + λ·Σ_{agree} wᵢδ̂ᵢ; with normalize, divided by Σ_{agree} wᵢ",
+    notes: include_str!("notes/dare_ties.md"),
     prepare: |io, p| prepare(io, p, Sparsify::Random, Merge::Elect),
     ..DARE_LINEAR
 };

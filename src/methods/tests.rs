@@ -22,12 +22,16 @@ struct Memory {
 
 impl Memory {
     fn new(values: &[f32], float: Float) -> Self {
+        Self::shaped(values, &[values.len()], float)
+    }
+
+    fn shaped(values: &[f32], shape: &[usize], float: Float) -> Self {
         let mut bytes = vec![0; values.len() * float.size()];
         Kernels::best().encode(float, values, &mut bytes);
         let spec = TensorSpec {
             name: "model.layers.0.mlp.up_proj.weight".to_string(),
             dtype: float.dtype(),
-            shape: vec![values.len()],
+            shape: shape.to_vec(),
         };
         Self { spec, bytes, float }
     }
@@ -209,7 +213,7 @@ fn stream(model: usize) -> Stream {
 
 fn assert_close(case: &Case, found: &[f32], inputs: &[Memory]) {
     let values: Vec<Vec<f32>> = inputs.iter().map(Memory::values).collect();
-    let wanted = reference::run(case, &values);
+    let wanted = reference::run(case, &values, &inputs[0].spec.shape);
     for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
         let error = (f64::from(*found) - wanted).abs();
         assert!(
@@ -240,7 +244,7 @@ fn methods_follow_their_references_on_odd_lengths_and_dtypes() {
     for case in &cases() {
         for length in [1, 2, 17, 63, 65, 4095, 4097] {
             for float in [Float::F32, Float::F16, Float::BF16] {
-                let inputs = case.inputs(length, float);
+                let inputs = case.inputs(&[length], float);
                 assert_close(case, &case.run(&inputs, Kernels::best(), Lanes::One), &inputs);
             }
         }
@@ -248,10 +252,22 @@ fn methods_follow_their_references_on_odd_lengths_and_dtypes() {
 }
 
 #[test]
-fn methods_give_the_same_bits_on_every_instruction_set_and_thread_count() {
-    let length = 2 * crate::engine::CHUNK + 4097;
+fn methods_follow_their_references_on_matrices() {
     for case in &cases() {
-        let inputs = case.inputs(length, Float::BF16);
+        for shape in [&[1, 17][..], &[17, 1], &[3, 65], &[64, 63], &[3, 4099], &[5, 3, 7]] {
+            let inputs = case.inputs(shape, Float::F32);
+            assert_close(case, &case.run(&inputs, Kernels::best(), Lanes::One), &inputs);
+        }
+    }
+}
+
+#[test]
+fn methods_give_the_same_bits_on_every_instruction_set_and_thread_count() {
+    // Longer than two chunks, and rows that lie across the ends of chunks.
+    let length = 2 * crate::engine::CHUNK + 4097;
+    let (all, shapes) = (cases(), [&[length][..], &[107, 4999]]);
+    for (case, shape) in all.iter().flat_map(|case| shapes.map(|shape| (case, shape))) {
+        let inputs = case.inputs(shape, Float::BF16);
         let wanted = case.run(&inputs, Kernels::best(), Lanes::One);
         assert_close(case, &wanted, &inputs);
         let same =
@@ -272,7 +288,7 @@ fn thresholds_are_exact_where_a_sample_brackets_them() {
     // Long enough to be sampled; rows that differ in size mislead the sample of the second case.
     let length = (1 << 20) + 77;
     for case in cases().iter().filter(|case| case.method == "ties") {
-        let inputs = case.inputs(length, Float::BF16);
+        let inputs = case.inputs(&[length], Float::BF16);
         assert_close(case, &case.run(&inputs, Kernels::best(), Lanes::One), &inputs);
         let uneven: Vec<Memory> = inputs
             .iter()
@@ -298,7 +314,7 @@ fn ties_as_in_the_paper_trims_over_the_whole_model() {
     // Trimming three tensors as one model is trimming their concatenation.
     let lengths = [4097, 1, 300_001];
     let ties = case("ties", 3, Some(0)).each("weight", &[1.0, 0.5]).each("density", &[0.2, 0.6]);
-    let joined = inputs(3, lengths.iter().sum(), Float::BF16);
+    let joined = inputs(3, &[lengths.iter().sum()], Float::BF16);
     let wanted = ties.run(&joined, Kernels::best(), Lanes::One);
     let mut start = 0;
     let parts: Vec<Vec<Memory>> = lengths
@@ -321,7 +337,7 @@ fn ties_as_in_the_paper_trims_over_the_whole_model() {
 #[test]
 fn tensors_without_elements_are_no_trouble() {
     for case in &cases() {
-        let inputs = case.inputs(0, Float::BF16);
+        let inputs = case.inputs(&[0], Float::BF16);
         assert!(case.run(&inputs, Kernels::best(), Lanes::One).is_empty());
         assert!(case.run(&inputs, Kernels::best(), Lanes::Pool).is_empty());
     }
@@ -330,7 +346,7 @@ fn tensors_without_elements_are_no_trouble() {
 #[test]
 fn infinities_follow_ieee_and_agree_everywhere() {
     for case in &cases() {
-        let mut inputs = case.inputs(4097, Float::F32);
+        let mut inputs = case.inputs(&[4097], Float::F32);
         for (m, input) in inputs.iter_mut().enumerate() {
             let mut values = input.values();
             values[100 + m] = f32::INFINITY;

@@ -118,14 +118,17 @@ fn check_group(recipe: &Recipe, group: &Group<'_>, models: &[Checkpoint]) -> Res
                 .hint("with `slices`, the base model must be one of each slice's sources"),
         });
     }
-    if !method.inputs.allows(group.members.len()) {
+    // An optional base is not one of the models.
+    let apart = usize::from(method.base == Base::Optional && group.base.is_some());
+    let count = group.members.len() - apart;
+    if !method.inputs.allows(count) {
         let unlisted = group.members.iter().find(|member| member.parameters.is_none());
         let hint = match unlisted {
-            Some(base) => format!(
+            Some(base) if apart == 0 => format!(
                 "base_model joins the merged models: leave out `base_model: {}`, or the others",
                 base.at.value
             ),
-            None => format!("list {}, or choose another method", method.inputs),
+            _ => format!("list {}, or choose another method", method.inputs),
         };
         return Err(recipe
             .error(
@@ -135,8 +138,11 @@ fn check_group(recipe: &Recipe, group: &Group<'_>, models: &[Checkpoint]) -> Res
             .key("merge_method")
             .hint(hint)
             .expected(
-                format!("{}, the base included", method.inputs),
-                format!("{} ({})", group.members.len(), names()),
+                match method.base {
+                    Base::Optional => format!("{} besides the base", method.inputs),
+                    _ => format!("{}, the base included", method.inputs),
+                },
+                format!("{count} ({})", names()),
             ));
     }
     Ok(())

@@ -6,17 +6,17 @@ use crate::model::Float;
 impl Case {
     /// The models' tensors, and behind them their statistics, where the method reads any: some of
     /// them 0 in every model, some negative.
-    pub(super) fn inputs(&self, length: usize, float: Float) -> Vec<Memory> {
-        let mut all = inputs(self.models, length, float);
+    pub(super) fn inputs(&self, shape: &[usize], float: Float) -> Vec<Memory> {
+        let mut all = inputs(self.models, shape, float);
         if self.method().statistics.is_some() {
-            for (m, like) in inputs(self.models, length, float).iter().enumerate() {
+            for (m, like) in inputs(self.models, shape, float).iter().enumerate() {
                 let value = |(i, x): (usize, f32)| match (i + m) % 17 {
                     3 => -x.abs(),
                     _ if i % 13 == 11 => 0.0,
                     _ => x.abs() * 1e-3_f32.powi((i % 5) as i32),
                 };
                 let values: Vec<f32> = like.values().into_iter().enumerate().map(value).collect();
-                all.push(Memory::new(&values, Float::F32));
+                all.push(Memory::shaped(&values, shape, Float::F32));
             }
         }
         all
@@ -24,7 +24,7 @@ impl Case {
 }
 
 /// Values around a common base, with many that are equal, some zero, some that differ in sign.
-pub(super) fn inputs(models: usize, length: usize, float: Float) -> Vec<Memory> {
+pub(super) fn inputs(models: usize, shape: &[usize], float: Float) -> Vec<Memory> {
     let mut state = 0x1234_5678_9abc_def1_u64;
     let mut draw = || {
         state ^= state << 13;
@@ -32,7 +32,7 @@ pub(super) fn inputs(models: usize, length: usize, float: Float) -> Vec<Memory> 
         state ^= state << 17;
         (state >> 40) as f32 / (1 << 24) as f32 - 0.5
     };
-    let common: Vec<f32> = (0..length).map(|_| draw()).collect();
+    let common: Vec<f32> = (0..shape.iter().product()).map(|_| draw()).collect();
     (0..models)
         .map(|_| {
             let value = |(i, common): (usize, &f32)| match i % 13 {
@@ -43,7 +43,7 @@ pub(super) fn inputs(models: usize, length: usize, float: Float) -> Vec<Memory> 
                 _ => common + 0.25 * draw(),
             };
             let values: Vec<f32> = common.iter().enumerate().map(value).collect();
-            Memory::new(&values, float)
+            Memory::shaped(&values, shape, float)
         })
         .collect()
 }

@@ -34,7 +34,8 @@ fn bernoulli(stream: Stream, length: usize, density: f64) -> Vec<bool> {
     kept.iter().map(|x| *x == 1.0 || density >= 1.0).collect()
 }
 
-pub(super) fn run(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
+/// The output of a case; `shape` is that of its tensors.
+pub(super) fn run(case: &Case, inputs: &[Vec<f32>], _shape: &[usize]) -> Vec<f64> {
     let params = case.params();
     let length = inputs[0].len();
     let at = |m: usize, i: usize| f64::from(inputs[m][i]);
