@@ -7,13 +7,18 @@
 mod copy;
 mod fisher;
 mod linear;
+mod lines;
+mod page;
 mod params;
 mod passthrough;
+mod posts;
 mod slerp;
 mod task_vectors;
 mod threshold;
 
+pub use page::page;
 pub use params::{Default, Param, ParamKind, Params, Scope, Value};
+pub use posts::{POSTS, Post, Step};
 pub use threshold::{Part, Threshold, model_thresholds};
 
 use crate::engine::TensorIo;
