@@ -1,6 +1,7 @@
 //! The generic suite: every row of [`METHODS`] against a slow f64 reference, on every instruction
 //! set, at several thread counts, on odd lengths, each dtype and adversarial values.
 
+mod geometry;
 mod inputs;
 mod properties;
 mod reference;
@@ -72,7 +73,7 @@ fn case(method: &'static str, models: usize, base: Option<usize>) -> Case {
 
 /// At least one case a method; a method without one fails `every_method_has_a_case`.
 fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         case("linear", 3, None).each("weight", &[0.2, 0.5, 0.9]),
         case("linear", 2, None).each("weight", &[-0.5, 2.0]),
         case("linear", 2, Some(1)).each("weight", &[0.3, 0.1]).flag("normalize", false),
@@ -110,7 +111,9 @@ fn cases() -> Vec<Case> {
         case("fisher", 1, None),
         case("passthrough", 1, None),
         case("passthrough", 1, None).each("scale", &[-1.5]),
-    ]
+    ];
+    cases.extend(geometry::cases());
+    cases
 }
 
 impl Case {

@@ -1,6 +1,8 @@
 //! The methods as their papers write them, in f64, by sorting and plain loops. Task vectors are
 //! taken in f32, as the crate defines them.
 
+mod geometry;
+
 use super::{Case, Value, stream};
 use crate::kernels::{Kernels, Stream};
 
@@ -35,7 +37,7 @@ fn bernoulli(stream: Stream, length: usize, density: f64) -> Vec<bool> {
 }
 
 /// The output of a case; `shape` is that of its tensors.
-pub(super) fn run(case: &Case, inputs: &[Vec<f32>], _shape: &[usize]) -> Vec<f64> {
+pub(super) fn run(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
     let params = case.params();
     let length = inputs[0].len();
     let at = |m: usize, i: usize| f64::from(inputs[m][i]);
@@ -80,6 +82,9 @@ pub(super) fn run(case: &Case, inputs: &[Vec<f32>], _shape: &[usize]) -> Vec<f64
                 (((1.0 - t) * theta).sin() / theta.sin(), (t * theta).sin() / theta.sin())
             };
             (0..length).map(|i| wa * at(a, i) + wb * at(b, i)).collect()
+        }
+        "nuslerp" | "multislerp" | "karcher" | "model_stock" | "nearswap" | "arcee_fusion" => {
+            geometry::run(case, inputs, shape)
         }
         _ => task_vectors(case, inputs),
     }
