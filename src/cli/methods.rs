@@ -46,7 +46,11 @@ fn scope(scope: Scope) -> &'static str {
 
 fn describe(text: &mut String, method: &Method) -> std::fmt::Result {
     let Reads::Stream { passes, .. } = method.reads;
-    let base = if method.base == Base::Required { ", one of them the base" } else { "" };
+    let base = match method.base {
+        Base::Required => ", one of them the base",
+        Base::Optional => ", and a base or none",
+        Base::Plain => "",
+    };
     writeln!(text, "{}", method.name)?;
     writeln!(text, "  {}", method.summary)?;
     writeln!(text, "  formula  {}", method.formula)?;

@@ -26,7 +26,11 @@ pub(super) const METHOD: Method = Method {
 /// What is added to a softmax, so that its logarithm is finite.
 const ROOM: f64 = 1e-8;
 /// Interquartile ranges above the median from which on an importance stands out.
-const SPREAD: f32 = 1.5;
+const SPREAD: f64 = 1.5;
+/// How far below the threshold, relative to it, an importance still counts as equal to it. Differences
+/// of models in bf16 are multiples of few values, so that many are equal to the threshold but for the
+/// rounding of both, which is less than this.
+const EQUAL: f64 = f32::EPSILON as f64 * 4.0;
 
 fn prepare(io: &TensorIo<'_>, _: &Params) -> Result<Map> {
     let kernels = io.kernels();
@@ -90,6 +94,6 @@ fn threshold(io: &TensorIo<'_>, importance: &Importance) -> Result<f32> {
         })?;
         narrow_all(&mut searches, &counts)?;
     }
-    let [first, median, third] = searches.map(|search| f32::from_bits(search.pattern()));
-    Ok(median + SPREAD * (third - first))
+    let [first, median, third] = searches.map(|search| f64::from(f32::from_bits(search.pattern())));
+    Ok(((median + SPREAD * (third - first)) * (1.0 - EQUAL)) as f32)
 }

@@ -53,8 +53,8 @@ fn mean_cosine(gram: &Gram) -> f64 {
     sum / pairs
 }
 
-/// How far to go from the base to the mean of `count` fine-tunes: equation 4 of the paper; not at
-/// all where it has no finite answer.
+/// How far to go from the base to the mean of `count` fine-tunes, the paper's interpolation ratio;
+/// not at all where it has no finite answer.
 fn ratio(count: usize, cos: f64) -> f64 {
     let count = count as f64;
     let denominator = 1.0 + (count - 1.0) * cos;

@@ -57,7 +57,7 @@ fn prepare(io: &TensorIo<'_>, p: &Params) -> Result<Map> {
         )
         .tensor(io.name())
         .fact("weights", format!("{weights:?}"))
-        .fact("length of their sum", format!("{length:.1e}"))
+        .fact("length", format!("{length:.1e}"))
         .hint("give the models other weights, or merge with `linear` or `task_arithmetic`")
     })
 }

@@ -231,3 +231,26 @@ fn arcee_fusion_takes_what_stands_out() {
     let taken = fused.iter().zip(&base).filter(|(fused, base)| fused != base).count();
     assert!((2..=12).contains(&taken), "{taken}");
 }
+
+/// The differences are 1, 2, 3 and 5 times one value: the median is 2 of it, the quartiles 1 and 3,
+/// and the threshold is 5, whatever the divergence is and however it rounds.
+#[test]
+fn what_is_equal_to_the_threshold_stands_out() {
+    let length = 100;
+    let multiple = |i: usize| match i {
+        0..35 => 1.0,
+        35..70 => 2.0,
+        70..95 => 3.0,
+        _ => 5.0,
+    };
+    for scale in (1..200).map(|scale| scale as f32 / 4096.0) {
+        let base: Vec<f32> = (0..length).map(|i| (i % 8) as f32 / 4.0).collect();
+        let tuned: Vec<f32> =
+            base.iter().enumerate().map(|(i, x)| x + scale * multiple(i)).collect();
+        let inputs = [tuned, base.clone()].map(|x| Memory::new(&x, Float::F32));
+        let fusion = case("arcee_fusion", 2, Some(1));
+        let fused = fusion.run(&inputs, Kernels::best(), Lanes::One);
+        let taken = (0..length).filter(|i| fused[*i] != base[*i]);
+        assert_eq!(taken.collect::<Vec<_>>(), (95..100).collect::<Vec<_>>(), "{scale}");
+    }
+}

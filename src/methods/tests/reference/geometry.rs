@@ -207,8 +207,9 @@ fn arcee_fusion(delta: &[f64], base: &[f64], columns: usize) -> Vector {
     }
     let mut sorted = importance.clone();
     sorted.sort_by(f32::total_cmp);
-    let at = |quarter: usize| sorted[quarter * (sorted.len() - 1) / 4];
-    let threshold = at(2) + 1.5 * (at(3) - at(1));
-    let kept = |(d, i): (&f64, &f32)| if *i >= threshold { *d } else { 0.0 };
+    let at = |quarter: usize| f64::from(sorted[quarter * (sorted.len() - 1) / 4]);
+    // What is equal to it but for rounding counts as equal.
+    let threshold = (at(2) + 1.5 * (at(3) - at(1))) * (1.0 - 2_f64.powi(-21));
+    let kept = |(d, i): (&f64, &f32)| if f64::from(*i) >= threshold { *d } else { 0.0 };
     delta.iter().zip(&importance).map(kept).collect()
 }
