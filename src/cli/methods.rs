@@ -61,11 +61,12 @@ fn describe(text: &mut String, method: &Method) -> std::fmt::Result {
         writeln!(text, "  needs    the {title} of each model, its key `{key}`")?;
     }
     writeln!(text, "  reads    its inputs {passes} times as a rule, in chunks")?;
+    let width = method.params.iter().map(|param| param.name.len()).max().unwrap_or(0).max(10);
     for param in method.params {
         let (kind, default) = (param.expectation(), param.default_text());
         writeln!(
             text,
-            "  {:<10} {}; {kind}; {}; default: {default}",
+            "  {:<width$} {}; {kind}; {}; default: {default}",
             param.name,
             param.doc,
             scope(param.scope)

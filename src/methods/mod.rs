@@ -73,6 +73,11 @@ pub enum Inputs {
 }
 
 impl Inputs {
+    /// Whether `count` models are too many.
+    pub fn is_below(self, count: usize) -> bool {
+        matches!(self, Self::Exactly(n) if n < count)
+    }
+
     /// Whether `count` models will do.
     pub fn allows(self, count: usize) -> bool {
         match self {
