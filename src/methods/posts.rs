@@ -22,9 +22,9 @@ pub struct Post {
     pub notes: &'static str,
     /// Its parameters, all of them shared.
     pub params: &'static [Param],
-    /// Bytes it keeps for each tensor besides those of the method, given the number of inputs and
-    /// the shape.
-    pub holds: fn(inputs: usize, shape: &[usize]) -> u64,
+    /// Bytes it keeps for each tensor besides those of the method, given its parameters, the number
+    /// of inputs and the shape.
+    pub holds: fn(&Params, inputs: usize, shape: &[usize]) -> u64,
     /// Changes the map that the method returned.
     pub prepare: fn(&TensorIo<'_>, Map, &Step) -> Result<Map>,
 }

@@ -1,6 +1,7 @@
 //! The generic suite: every row of [`METHODS`] against a slow f64 reference, on every instruction
 //! set, at several thread counts, on odd lengths, each dtype and adversarial values.
 
+mod geometry;
 mod inputs;
 mod properties;
 mod reference;
@@ -77,7 +78,7 @@ fn case(method: &'static str, models: usize, base: Option<usize>) -> Case {
 
 /// At least one case a method; a method without one fails `every_method_has_a_case`.
 fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         case("linear", 3, None).each("weight", &[0.2, 0.5, 0.9]),
         case("linear", 2, None).each("weight", &[-0.5, 2.0]),
         case("linear", 2, Some(1)).each("weight", &[0.3, 0.1]).flag("normalize", false),
@@ -121,7 +122,9 @@ fn cases() -> Vec<Case> {
         case("linear", 2, Some(0))
             .each("weight", &[0.6, 0.2])
             .then("lines", &[("alpha", 0.0), ("beta", 0.0)]),
-    ]
+    ];
+    cases.extend(geometry::cases());
+    cases
 }
 
 impl Case {

@@ -1,6 +1,8 @@
 //! The methods as their papers write them, in f64, by sorting and plain loops. Task vectors are
 //! taken in f32, as the crate defines them.
 
+mod geometry;
+
 use super::{Case, Step, Value, stream};
 use crate::kernels::{Kernels, Stream};
 
@@ -103,6 +105,9 @@ fn method(case: &Case, inputs: &[Vec<f32>], _shape: &[usize]) -> Vec<f64> {
                 (((1.0 - t) * theta).sin() / theta.sin(), (t * theta).sin() / theta.sin())
             };
             (0..length).map(|i| wa * at(a, i) + wb * at(b, i)).collect()
+        }
+        "nuslerp" | "multislerp" | "karcher" | "model_stock" | "nearswap" | "arcee_fusion" => {
+            geometry::run(case, inputs, shape)
         }
         _ => task_vectors(case, inputs),
     }
