@@ -4,11 +4,16 @@
 //! the inputs and returns the [`Map`] that the engine applies. Adding one means a file here and a
 //! line in [`METHODS`]; `cognate methods`, the recipe checks and the generic tests follow from it.
 
+mod consensus;
 mod copy;
+mod deltas;
 mod fisher;
 mod linear;
 mod params;
 mod passthrough;
+mod pcb;
+mod ram;
+mod sce;
 mod slerp;
 mod task_vectors;
 mod threshold;
@@ -141,33 +146,35 @@ impl Map {
 }
 
 /// Every merge method a recipe can name.
-pub static METHODS: [Method; 8] = [
+pub static METHODS: [Method; 17] = [
     linear::METHOD,
     slerp::METHOD,
     task_vectors::TASK_ARITHMETIC,
     task_vectors::TIES,
     task_vectors::DARE_LINEAR,
     task_vectors::DARE_TIES,
+    task_vectors::BREADCRUMBS,
+    task_vectors::BREADCRUMBS_TIES,
+    task_vectors::DELLA,
+    task_vectors::DELLA_LINEAR,
+    sce::METHOD,
+    ram::RAM,
+    ram::RAMPLUS_TL,
+    pcb::METHOD,
+    consensus::METHOD,
     fisher::METHOD,
     passthrough::METHOD,
 ];
 
 /// The methods that mergekit 0.1.5 has and this table has not yet, so that its recipes are told from
 /// misspelt ones.
-static OF_MERGEKIT: [&str; 13] = [
+static OF_MERGEKIT: [&str; 6] = [
     "arcee_fusion",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "della",
-    "della_linear",
     "karcher",
     "model_stock",
     "multislerp",
     "nearswap",
     "nuslerp",
-    "ram",
-    "ramplus_tl",
-    "sce",
 ];
 
 /// What the planner uses for tensors that no arithmetic may touch; not for recipes.
