@@ -5,8 +5,8 @@ use super::neural::{self, Activation};
 use super::random::Stream;
 use super::rank::{self, Odds, Rescale};
 use super::{
-    balance, combine, convert, elect, gradient, low_rank, magnitude, mean, overlap, product, reduce,
-    sparsify, spread,
+    balance, combine, convert, elect, gradient, low_rank, magnitude, mean, overlap, product,
+    reduce, sparsify, spread,
 };
 use crate::model::Float;
 use std::ops::Range;
@@ -187,9 +187,9 @@ kernels! {
     /// weights (1 where that is 0) or, without `weights`, 1.
     fn elect(deltas: &[Vec<f32>], base: &[f32], weights: Option<&[f32]>, lambda: f32, out: &mut [f32]) = elect::elect;
     /// Elects the sign of the summed deltas per element and merges those that agree by their weights:
-    /// `out = base + Σ agreeing weight · delta`, divided by the sum of the agreeing weights or by
-    /// `least`, if that is given and by whichever is greater. In f32, in the order of the models.
-    fn elect_then_weigh(deltas: &[Vec<f32>], base: &[f32], weights: &[f32], least: Option<f32>, out: &mut [f32]) = elect::elect_then_weigh;
+    /// `out = base + Σ agreeing weight · delta / divisor`, where the divisor is the sum of the agreeing
+    /// weights, or `least` if that is greater. In f32, in the order of the models.
+    fn elect_then_weigh(deltas: &[Vec<f32>], base: &[f32], weights: &[f32], least: f32, out: &mut [f32]) = elect::elect_then_weigh;
     /// The population variance of each element over the models: in f64 in the order of the models,
     /// rounded once; what is no number (of infinities) is infinite.
     fn variance(deltas: &[Vec<f32>], out: &mut [f32]) = spread::variance;

@@ -13,9 +13,8 @@ pub(super) fn elect(
     lambda: f32,
     out: &mut [f32],
 ) {
-    let divided = |merged: f32, divisor: f32| {
-        lambda * (merged / if divisor == 0.0 { 1.0 } else { divisor })
-    };
+    let divided =
+        |merged: f32, divisor: f32| lambda * (merged / if divisor == 0.0 { 1.0 } else { divisor });
     let weight = |model: usize| weights.map_or(0.0, |weights| weights[model]);
     elect_all(deltas, base, weight, |delta, _| delta, divided, out);
 }
@@ -25,20 +24,14 @@ pub(super) fn elect_then_weigh(
     deltas: &[Vec<f32>],
     base: &[f32],
     weights: &[f32],
-    least: Option<f32>,
+    least: f32,
     out: &mut [f32],
 ) {
     let weight = |model: usize| weights[model];
     let weigh = |delta: f32, weight: f32| delta * weight;
-    match least {
-        None => elect_all(deltas, base, weight, weigh, |merged, _| merged, out),
-        Some(least) => {
-            let divided = |merged: f32, divisor: f32| {
-                merged / if divisor > least { divisor } else { least }
-            };
-            elect_all(deltas, base, weight, weigh, divided, out);
-        }
-    }
+    let divided =
+        |merged: f32, divisor: f32| merged / if divisor > least { divisor } else { least };
+    elect_all(deltas, base, weight, weigh, divided, out);
 }
 
 /// Merges the deltas that agree with the elected sign: `value` of a delta and its model's weight is

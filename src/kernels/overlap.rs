@@ -63,8 +63,7 @@ pub(super) fn merge_overlaps(
         for (delta, factor) in deltas.iter().zip(factors) {
             let delta = block(delta, at);
             for i in 0..LANES {
-                let part =
-                    if models[i] > 1.0 { delta[i] / models[i] } else { delta[i] * factor };
+                let part = if models[i] > 1.0 { delta[i] / models[i] } else { delta[i] * factor };
                 merged[i] += if delta[i].abs() > epsilon { part } else { 0.0 };
             }
         }

@@ -41,7 +41,10 @@ struct Limits {
 impl Limits {
     fn new(odds: Odds, elements: usize) -> Self {
         if elements < 2 {
-            return Self { lowest: (f64::midpoint(odds.lowest, odds.highest) * ONE) as u64, step: 0 };
+            return Self {
+                lowest: (f64::midpoint(odds.lowest, odds.highest) * ONE) as u64,
+                step: 0,
+            };
         }
         let step = (odds.highest - odds.lowest) * ONE / (elements - 1) as f64;
         Self { lowest: (odds.lowest * ONE) as u64, step: step as u64 }
@@ -61,47 +64,56 @@ impl Limits {
 /// Rows shorter than this are sorted as one bucket.
 const SHORT: usize = 256;
 /// Buckets of the other rows: 128 for a factor of two, below the largest magnitude of the row.
-const BUCKETS: u32 = 2048;
+const BUCKETS: usize = 2048;
 const SHIFT: u32 = 16;
 
-/// Which bucket a magnitude belongs to: the order of the buckets is that of the magnitudes.
-#[derive(Clone, Copy)]
+/// The elements of a row by their bucket: the order of the buckets is that of the magnitudes.
 struct Buckets {
-    floor: u32,
-    shift: u32,
+    /// The bucket of each element.
+    of: Vec<u16>,
+    /// The rank of each bucket's smallest magnitude.
+    first: [u32; BUCKETS],
+    /// How many elements it has.
+    elements: [u32; BUCKETS],
+    /// How many buckets there are.
     count: usize,
 }
 
 impl Buckets {
     #[inline(always)]
     fn new(x: &[f32]) -> Self {
+        let mut made =
+            Self { of: vec![0; x.len()], first: [0; BUCKETS], elements: [0; BUCKETS], count: 1 };
         if x.len() < SHORT {
-            return Self { floor: 0, shift: 31, count: 1 };
+            made.elements[0] = x.len() as u32;
+            return made;
         }
         let mut top = 0;
         for x in x {
             top = top.max(pattern(*x));
         }
-        let floor = top.saturating_sub((BUCKETS - 1) << SHIFT);
-        Self { floor, shift: SHIFT, count: ((top - floor) >> SHIFT) as usize + 1 }
+        let floor = top.saturating_sub(((BUCKETS - 1) as u32) << SHIFT);
+        for (of, x) in made.of.iter_mut().zip(x) {
+            *of = (pattern(*x).max(floor) - floor >> SHIFT) as u16;
+        }
+        // Two counts by turns, so that equal magnitudes do not wait for each other.
+        let (pairs, rest) = made.of.as_chunks::<2>();
+        for [a, b] in pairs {
+            made.elements[*a as usize % BUCKETS] += 1;
+            made.first[*b as usize % BUCKETS] += 1;
+        }
+        for of in rest {
+            made.elements[*of as usize % BUCKETS] += 1;
+        }
+        made.count = (top - floor >> SHIFT) as usize + 1;
+        let mut next = 0;
+        for (first, elements) in made.first.iter_mut().zip(&mut made.elements) {
+            *elements += *first;
+            *first = next;
+            next += *elements;
+        }
+        made
     }
-
-    #[inline(always)]
-    fn of(self, pattern: u32) -> usize {
-        (pattern.saturating_sub(self.floor) >> self.shift) as usize
-    }
-}
-
-/// A bucket of a row.
-#[derive(Clone, Copy, Default)]
-struct Bucket {
-    /// The rank of its smallest magnitude.
-    first: u32,
-    elements: u32,
-    /// The limits of its first and its last rank.
-    limits: [u32; 2],
-    /// Whether some element's number lies between these.
-    sorted: bool,
 }
 
 #[inline(always)]
@@ -114,117 +126,127 @@ pub(super) fn drop_by_rank(
 ) {
     let limits = Limits::new(odds, x.len());
     let buckets = Buckets::new(x);
-    let mut table = ranked(buckets, limits, x);
     let (plain, by_odds) = match rescale {
         Rescale::By(factor) => (factor, None),
         Rescale::ByOdds(factor) => (1.0, Some(factor)),
     };
-    let mut numbers = vec![0; x.len()];
-    let mut factors = vec![0.0; x.len()];
-    let undecided = decide(stream, start, buckets, &table, plain, x, &mut numbers, &mut factors);
-    refine(stream, start, &undecided, &mut numbers);
-    for element in &undecided {
-        table[buckets.of(pattern(x[*element as usize]))].sorted = true;
+    let mut row =
+        Row { numbers: vec![0; x.len()], factors: vec![0.0; x.len()], undecided: vec![0; x.len()] };
+    row.decide(stream, start, &buckets, limits, plain, x);
+    row.refine(stream, start);
+    let mut sorted = [by_odds.is_some(); BUCKETS];
+    for element in &row.undecided {
+        sorted[buckets.of[*element as usize] as usize % BUCKETS] = true;
     }
-    if by_odds.is_some() {
-        table.iter_mut().for_each(|bucket| bucket.sorted = true);
-    }
-    let mut keys = Vec::new();
-    if table.iter().any(|bucket| bucket.sorted) {
-        for (element, x) in x.iter().enumerate() {
-            let pattern = pattern(*x);
-            if table[buckets.of(pattern)].sorted {
-                keys.push(u64::from(pattern) << 32 | element as u64);
-            }
+    let mut keys = keys_by_bucket(&buckets, &sorted, x);
+    let mut left = &mut keys[..];
+    for bucket in (0..buckets.count).filter(|bucket| sorted[*bucket]) {
+        let elements = buckets.elements[bucket] as usize;
+        let (own, rest) = std::mem::take(&mut left).split_at_mut(elements);
+        left = rest;
+        // Equal magnitudes stand in the order of their index already.
+        if !own.is_sorted() {
+            own.sort_unstable();
         }
-        keys.sort_unstable();
-    }
-    let mut left = &keys[..];
-    while let Some(first) = left.first() {
-        let bucket = table[buckets.of((first >> 32) as u32)];
-        let (own, rest) = left.split_at((bucket.elements as usize).min(left.len()));
-        for (rank, key) in (bucket.first..).zip(own) {
-            let element = (key & 0xffff_ffff) as usize;
+        for (rank, key) in (buckets.first[bucket]..).zip(own) {
+            let element = (*key & 0xffff_ffff) as usize;
             let kept = match by_odds {
                 None => plain,
                 Some(factor) => (factor / limits.probability(rank)) as f32,
             };
-            factors[element] = if numbers[element] < limits.of(rank) { kept } else { 0.0 };
+            row.factors[element] = if row.numbers[element] < limits.of(rank) { kept } else { 0.0 };
         }
-        left = rest;
     }
-    for (x, factor) in x.iter_mut().zip(&factors) {
+    for (x, factor) in x.iter_mut().zip(&row.factors) {
         *x = if *factor == 0.0 { 0.0 } else { *x * factor };
     }
 }
 
-/// The buckets of a row with their ranks and limits.
-#[inline(always)]
-fn ranked(buckets: Buckets, limits: Limits, x: &[f32]) -> Vec<Bucket> {
-    let mut counts = vec![0_u32; buckets.count];
-    for x in x {
-        counts[buckets.of(pattern(*x))] += 1;
-    }
-    let mut first = 0;
-    let bucket = |elements: u32| {
-        let last = (first + elements).saturating_sub(1);
-        let limits = [limits.of(first), limits.of(last)];
-        let bucket = Bucket { first, elements, limits, sorted: false };
-        first += elements;
-        bucket
-    };
-    counts.into_iter().map(bucket).collect()
+/// What becomes of the elements of a row.
+struct Row {
+    /// The random numbers, or the least that their upper halves allow where that decides.
+    numbers: Vec<u32>,
+    /// The factors of those that are kept; 0 for the others.
+    factors: Vec<f32>,
+    /// The elements whose bucket does not decide.
+    undecided: Vec<u32>,
 }
 
-/// Decides by the upper halves of the numbers what these and the buckets can decide: the factor of a
-/// kept element is `factor`. Returns the elements that are left; those that are 0 stay 0 either way,
-/// and never are. `numbers` are the least that the upper halves allow.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one loop over a row")]
-fn decide(
-    stream: Stream,
-    start: usize,
-    buckets: Buckets,
-    table: &[Bucket],
-    factor: f32,
-    x: &[f32],
-    numbers: &mut [u32],
-    factors: &mut [f32],
-) -> Vec<u32> {
-    let mut undecided = vec![0; x.len()];
-    let mut found = 0;
-    let mut from = 0;
-    while from < x.len() {
-        let (group, skipped) = ((start + from) / GROUP, (start + from) % GROUP);
-        let to = (from + GROUP - skipped).min(x.len());
-        let halves = stream.all_upper_halves(group as u64);
-        let row = x[from..to].iter().zip(&halves[skipped..]);
-        let made = numbers[from..to].iter_mut().zip(&mut factors[from..to]);
-        for (element, ((x, half), (number, kept))) in (from as u32..).zip(row.zip(made)) {
-            let pattern = pattern(*x);
-            let [low, high] = table[buckets.of(pattern)].limits;
-            let (least, greatest) = (half << 16, half << 16 | 0xffff);
-            *number = least;
-            *kept = if greatest < low { factor } else { 0.0 };
-            undecided[found] = element;
-            found += usize::from(greatest >= low && least < high && pattern != 0);
+impl Row {
+    /// Decides what the upper halves of the numbers and the buckets can: the factor of a kept
+    /// element is `factor`. Elements that are 0 stay 0 either way, and are never left undecided.
+    #[inline(always)]
+    fn decide(
+        &mut self,
+        stream: Stream,
+        start: usize,
+        buckets: &Buckets,
+        limits: Limits,
+        factor: f32,
+        x: &[f32],
+    ) {
+        // The upper halves below which all ranks of a bucket are kept, and above which none is.
+        let mut halves = [[0; 2]; BUCKETS];
+        let ranks = buckets.first.iter().zip(&buckets.elements);
+        for (halves, (first, elements)) in halves.iter_mut().zip(ranks).take(buckets.count) {
+            let last = (first + elements).saturating_sub(1);
+            *halves = [limits.of(*first) >> 16, limits.of(last) >> 16];
         }
-        from = to;
+        let (mut found, mut from) = (0, 0);
+        while from < x.len() {
+            let (group, skipped) = ((start + from) / GROUP, (start + from) % GROUP);
+            let to = (from + GROUP - skipped).min(x.len());
+            let drawn = stream.all_upper_halves(group as u64);
+            let row = x[from..to].iter().zip(&buckets.of[from..to]).zip(&drawn[skipped..]);
+            let made = self.numbers[from..to].iter_mut().zip(&mut self.factors[from..to]);
+            for (element, (((x, bucket), half), (number, kept))) in
+                (from as u32..).zip(row.zip(made))
+            {
+                let [low, high] = halves[*bucket as usize % BUCKETS];
+                *number = half << 16;
+                *kept = if *half < low { factor } else { 0.0 };
+                self.undecided[found] = element;
+                found += usize::from((*half >= low) & (*half <= high) & (*x != 0.0));
+            }
+            from = to;
+        }
+        self.undecided.truncate(found);
     }
-    undecided.truncate(found);
-    undecided
+
+    /// Makes the numbers of the undecided elements exact.
+    fn refine(&mut self, stream: Stream, start: usize) {
+        let group = |element: u32| (start + element as usize) / GROUP;
+        for elements in self.undecided.chunk_by(|a, b| group(*a) == group(*b)) {
+            let Some(first) = elements.first() else { continue };
+            let exact = stream.numbers(group(*first) as u64);
+            for element in elements {
+                let element = *element as usize;
+                self.numbers[element] = exact[(start + element) % GROUP];
+            }
+        }
+    }
 }
 
-/// Makes the numbers of these elements, which are in order, exact.
-fn refine(stream: Stream, start: usize, elements: &[u32], numbers: &mut [u32]) {
-    for elements in elements.chunk_by(|a, b| {
-        (start + *a as usize) / GROUP == (start + *b as usize) / GROUP
-    }) {
-        let Some(first) = elements.first() else { continue };
-        let exact = stream.numbers(((start + *first as usize) / GROUP) as u64);
-        for element in elements {
-            let element = *element as usize;
-            numbers[element] = exact[(start + element) % GROUP];
+/// The elements of the buckets that are to be sorted, bucket by bucket in the order of their index:
+/// magnitude and index as one number.
+#[inline(always)]
+fn keys_by_bucket(buckets: &Buckets, sorted: &[bool; BUCKETS], x: &[f32]) -> Vec<u64> {
+    let mut places = [0_u32; BUCKETS];
+    let mut next = 0;
+    for bucket in 0..buckets.count {
+        places[bucket] = next;
+        next += if sorted[bucket] { buckets.elements[bucket] } else { 0 };
+    }
+    let mut keys = vec![0; next as usize];
+    if next == 0 {
+        return keys;
+    }
+    for (element, (x, bucket)) in x.iter().zip(&buckets.of).enumerate() {
+        let bucket = *bucket as usize % BUCKETS;
+        if sorted[bucket] {
+            keys[places[bucket] as usize] = u64::from(pattern(*x)) << 32 | element as u64;
+            places[bucket] += 1;
         }
     }
+    keys
 }

@@ -168,14 +168,8 @@ pub static METHODS: [Method; 17] = [
 
 /// The methods that mergekit 0.1.5 has and this table has not yet, so that its recipes are told from
 /// misspelt ones.
-static OF_MERGEKIT: [&str; 6] = [
-    "arcee_fusion",
-    "karcher",
-    "model_stock",
-    "multislerp",
-    "nearswap",
-    "nuslerp",
-];
+static OF_MERGEKIT: [&str; 6] =
+    ["arcee_fusion", "karcher", "model_stock", "multislerp", "nearswap", "nuslerp"];
 
 /// What the planner uses for tensors that no arithmetic may touch; not for recipes.
 pub static COPY: Method = copy::METHOD;

@@ -109,8 +109,7 @@ impl Balance {
             });
         })?;
         let unit = Softmax { least: 0.0, scale: 0.0, weight: 1.0 };
-        let mut made =
-            Self { intra: vec![unit; models], inter: vec![vec![unit; models]; models] };
+        let mut made = Self { intra: vec![unit; models], inter: vec![vec![unit; models]; models] };
         let mut seen = vec![false; models];
         for ((i, j, softmax), sum) in exponents.into_iter().zip(sums) {
             let softmax = Softmax { weight: (io.elements() as f64 / sum) as f32, ..softmax };

@@ -8,9 +8,8 @@ use crate::error::Result;
 
 /// Numbers from 0 on.
 const SIZE: ParamKind = ParamKind::Number { min: 0.0, max: f64::MAX };
-const EPSILON: Param =
-    Param::shared("epsilon", SIZE, "changes up to this magnitude count as none")
-        .or(Default::Number(1e-5));
+const EPSILON: Param = Param::shared("epsilon", SIZE, "changes up to this magnitude count as none")
+    .or(Default::Number(1e-5));
 
 pub(super) const RAM: Method = Method {
     name: "ram",

@@ -2,7 +2,7 @@
 
 use super::deltas::with_deltas;
 use super::params::{Default, FRACTION, Param};
-use super::task_vectors::{INT8_MASK, VARIANTS};
+use super::task_vectors::INT8_MASK;
 use super::threshold::{BINS, Threshold, Wanted, largest};
 use super::{Map, Method, Params, Reads, STREAMED};
 use crate::engine::TensorIo;
@@ -23,12 +23,6 @@ pub(super) const METHOD: Method = Method {
         )
         .or(Default::Number(1.0)),
         INT8_MASK,
-        Param::shared(
-            "variant",
-            VARIANTS,
-            "`paper`: the share is of all elements, and the merged sum is not divided",
-        )
-        .or(Default::Choice("mergekit")),
     ],
     reads: Reads::Stream { passes: 3, bins: BINS },
     prepare,
@@ -61,8 +55,7 @@ impl Select {
 fn prepare(io: &TensorIo<'_>, p: &Params) -> Result<Map> {
     let base = io.base()?;
     let kernels = io.kernels();
-    let paper = p.chose("variant", "paper");
-    let select = select(io, p.number("select_topk")?, paper)?;
+    let select = select(io, p.number("select_topk")?)?;
     if matches!(select, Select::Nothing) || io.others()?.is_empty() {
         return Ok(Map::Copy(base));
     }
@@ -76,27 +69,24 @@ fn prepare(io: &TensorIo<'_>, p: &Params) -> Result<Map> {
         });
     })?;
     let shares = shares(&squares, io.elements());
-    let least = (!paper).then_some(LEAST_SHARE);
     Ok(Map::new(move |start, inputs, out| {
         with_deltas(kernels, base, inputs, |base, deltas| {
             select.apply(kernels, start, deltas, out);
-            kernels.elect_then_weigh(deltas, base, &shares, least, out);
+            kernels.elect_then_weigh(deltas, base, &shares, LEAST_SHARE, out);
         });
     }))
 }
 
 /// The elements with the largest variance over the models.
-fn select(io: &TensorIo<'_>, share: f64, paper: bool) -> Result<Select> {
-    let count = (share * io.elements() as f64) as usize;
+fn select(io: &TensorIo<'_>, share: f64) -> Result<Select> {
     if share >= 1.0 {
         return Ok(Select::All);
     }
-    if share <= 0.0 || io.elements() == 0 || (paper && count == 0) {
+    if share <= 0.0 || io.elements() == 0 {
         return Ok(Select::Nothing);
     }
     let (base, kernels) = (io.base()?, io.kernels());
-    let wanted = if paper { Wanted::Count(count) } else { Wanted::OfNonzero(share) };
-    let found = largest(io, &[(0, wanted)], &|inputs, visit| {
+    let found = largest(io, &[(0, Wanted::OfNonzero(share))], &|inputs, visit| {
         with_deltas(kernels, base, inputs, |base, deltas| {
             let mut variance = vec![0.0; base.len()];
             kernels.variance(deltas, &mut variance);

@@ -138,7 +138,6 @@ fn cases() -> Vec<Case> {
         case("della_linear", 2, Some(0)).each("weight", &[0.8]).each("density", &[0.4]),
         case("sce", 3, Some(0)),
         case("sce", 4, Some(2)).number("select_topk", 0.3),
-        case("sce", 4, Some(0)).number("select_topk", 0.3).paper(),
         case("sce", 3, Some(1)).number("select_topk", 0.001),
         case("ram", 4, Some(0)),
         case("ram", 3, Some(2)).number("epsilon", 0.08),

@@ -13,7 +13,8 @@ use crate::engine::TensorIo;
 use crate::error::Result;
 use sparse::{Sparsify, sparse_deltas};
 
-pub(super) const WEIGHT: Param = Param::non_base("weight", ANY, "factor on the model's task vector");
+pub(super) const WEIGHT: Param =
+    Param::non_base("weight", ANY, "factor on the model's task vector");
 const DENSITY: Param =
     Param::non_base("density", FRACTION, "share of the task vector that is kept")
         .or(Default::Number(1.0));

@@ -33,10 +33,20 @@ enum Keep {
     All,
     Nothing,
     /// The elements of `largest`, if given, without those of `but`, if given.
-    Largest { largest: Option<Threshold>, but: Option<Threshold> },
-    Random { stream: Stream, below: u32 },
+    Largest {
+        largest: Option<Threshold>,
+        but: Option<Threshold>,
+    },
+    Random {
+        stream: Stream,
+        below: u32,
+    },
     /// By rank; `inverse` divides what is kept by its probability.
-    Ranked { stream: Stream, odds: Odds, inverse: bool },
+    Ranked {
+        stream: Stream,
+        odds: Odds,
+        inverse: bool,
+    },
 }
 
 impl Sparse {
@@ -150,8 +160,11 @@ fn bands(io: &TensorIo<'_>, p: &Params, densities: &[f64]) -> Result<Vec<Keep>> 
         };
         [largest, but]
     };
-    let bands: Vec<[usize; 2]> =
-        densities.iter().zip(p.each("gamma")).map(|(density, gamma)| band(*density, gamma)).collect();
+    let bands: Vec<[usize; 2]> = densities
+        .iter()
+        .zip(p.each("gamma"))
+        .map(|(density, gamma)| band(*density, gamma))
+        .collect();
     let is_threshold = |count: usize| 0 < count && count < elements;
     let mut wanted = Vec::new();
     for (score, [largest, but]) in bands.iter().enumerate().filter(|(_, [l, b])| l > b) {

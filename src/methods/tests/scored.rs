@@ -16,7 +16,6 @@ pub(super) fn sce(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
     let base = &inputs[case.base.unwrap()];
     let mut deltas = deltas(inputs, case.base.unwrap());
     let (models, n) = (deltas.len() as f64, base.len());
-    let paper = case.params().chose("variant", "paper");
     let share = shared(case, "select_topk");
     if share < 1.0 {
         // Variances are compared in f32.
@@ -28,7 +27,7 @@ pub(super) fn sce(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
             })
             .collect();
         let varying = variance.iter().filter(|x| **x != 0.0).count();
-        let count = (share * if paper { n } else { varying } as f64) as usize;
+        let count = (share * varying as f64) as usize;
         let mut order: Vec<usize> = (0..n).collect();
         order.sort_by(|a, b| variance[*b].total_cmp(&variance[*a]).then(a.cmp(b)));
         for i in order.into_iter().skip(count) {
@@ -53,7 +52,7 @@ pub(super) fn sce(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
                     divisor += weight;
                 }
             }
-            f64::from(base[i]) + sum / if paper { 1.0 } else { divisor.max(1e-6) }
+            f64::from(base[i]) + sum / divisor.max(1e-6)
         })
         .collect()
 }

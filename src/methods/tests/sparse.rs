@@ -106,13 +106,14 @@ fn breadcrumbs_keeps_the_band_that_mergekit_keeps() {
     // Density and largest share exceed 1: less is dropped at the top; the paper drops all the same.
     let most = crumbs(0.9, 0.3);
     assert_eq!(kept(&most, &delta), [3.0, -1.0, 4.0, 0.5, -5.0, 0.0, 2.0, -6.0, 8.0, 7.0]);
-    assert_eq!(
-        kept(&most.paper(), &delta),
-        [3.0, -1.0, 4.0, 0.5, -5.0, 0.0, 2.0, -6.0, 0.0, 0.0]
-    );
+    assert_eq!(kept(&most.paper(), &delta), [3.0, -1.0, 4.0, 0.5, -5.0, 0.0, 2.0, -6.0, 0.0, 0.0]);
     assert_eq!(kept(&crumbs(1.0, 0.3), &delta), delta);
     assert_eq!(kept(&crumbs(0.0, 0.3), &delta), [0.0; 10]);
-    assert_eq!(kept(&crumbs(0.3, 0.3), &[5.0, 1.0]), [0.0, 0.0], "a density that rounds to nothing");
+    assert_eq!(
+        kept(&crumbs(0.3, 0.3), &[5.0, 1.0]),
+        [0.0, 0.0],
+        "a density that rounds to nothing"
+    );
     assert_eq!(kept(&crumbs(0.3, 1.0), &delta), kept(&crumbs(0.3, 0.7), &delta));
 }
 

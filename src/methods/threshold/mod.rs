@@ -42,8 +42,7 @@ impl Threshold {
 
 /// Computes scores from the inputs of a tile (which may be overwritten) and hands out each with its
 /// number: one value an element, of which the magnitude counts.
-pub(super) type Scores<'a> =
-    dyn Fn(&mut [Vec<f32>], &mut dyn FnMut(usize, &[f32])) + Sync + 'a;
+pub(super) type Scores<'a> = dyn Fn(&mut [Vec<f32>], &mut dyn FnMut(usize, &[f32])) + Sync + 'a;
 
 /// For each pair of a score and how many of its largest values are wanted, which elements these
 /// are.
@@ -56,8 +55,7 @@ pub(super) fn largest(
     let mut searches: Vec<Search> = wanted.iter().map(new).collect();
     if io.elements() >= SAMPLED_FROM && !searches.is_empty() {
         scores(&mut io.sample()?, &mut |score, values| {
-            let mut patterns: Vec<u32> =
-                values.iter().map(|x| x.to_bits() & 0x7fff_ffff).collect();
+            let mut patterns: Vec<u32> = values.iter().map(|x| x.to_bits() & 0x7fff_ffff).collect();
             let looking = searches.iter_mut().zip(wanted).filter(|(_, wanted)| wanted.0 == score);
             looking.for_each(|(search, _)| search.bracket(&mut patterns));
         });
@@ -87,9 +85,7 @@ pub(super) fn largest(
     let found = searches.iter().map(|search| match (search.keeps_nothing(), search.cuts_ties()) {
         (true, _) => Threshold { pattern: u32::MAX, ties_end: 0 },
         (_, false) => Threshold { pattern: search.range.start, ties_end: io.elements() },
-        (_, true) => {
-            Threshold { pattern: search.range.start, ties_end: ends.next().unwrap_or(0) }
-        }
+        (_, true) => Threshold { pattern: search.range.start, ties_end: ends.next().unwrap_or(0) },
     });
     Ok(found.collect())
 }
