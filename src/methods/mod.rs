@@ -9,16 +9,21 @@ mod copy;
 mod deltas;
 mod fisher;
 mod linear;
+mod lines;
+mod page;
 mod params;
 mod passthrough;
 mod pcb;
+mod posts;
 mod ram;
 mod sce;
 mod slerp;
 mod task_vectors;
 mod threshold;
 
+pub use page::page;
 pub use params::{Default, Param, ParamKind, Params, Scope, Value};
+pub use posts::{POSTS, Post, Step};
 pub use threshold::{Part, Threshold, model_thresholds};
 
 use crate::engine::TensorIo;

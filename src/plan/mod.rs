@@ -7,6 +7,7 @@ mod advice;
 mod builder;
 mod compatible;
 mod layout;
+mod methods;
 mod params;
 mod parts;
 mod placements;
@@ -20,8 +21,9 @@ pub use report::Totals;
 pub(crate) use report::bytes;
 pub use vocabulary::Vocabulary;
 
+use crate::engine::TensorIo;
 use crate::error::Result;
-use crate::methods::{Method, Params};
+use crate::methods::{Map, Method, Params, Step};
 use crate::model::{Checkpoint, TensorSpec};
 use crate::recipe::Recipe;
 use std::collections::BTreeMap;
@@ -96,6 +98,8 @@ pub struct Job {
     pub base: Option<usize>,
     /// The method's parameters for this tensor.
     pub params: Params,
+    /// What is done to the merged task vector, in this order.
+    pub posts: Vec<Step>,
     /// The name that keys the tensor's random numbers: the output's, or, for a tied head that is
     /// stored, its embedding's, so that both stay equal.
     pub random_key: String,
@@ -148,6 +152,31 @@ pub struct Plan {
 }
 
 impl Job {
+    /// The method's map with the post-steps behind it.
+    ///
+    /// # Errors
+    /// An input cannot be read, or is not what the method takes.
+    pub(crate) fn map(&self, io: &TensorIo<'_>) -> Result<Map> {
+        let map = (self.method.prepare)(io, &self.params)?;
+        self.posts.iter().try_fold(map, |map, step| (step.post.prepare)(io, map, step))
+    }
+
+    /// The post-steps with their parameters.
+    pub(crate) fn posts_json(&self) -> serde_json::Value {
+        let step = |step: &Step| {
+            let (name, shared) = (step.post.name, &step.params.shared);
+            serde_json::json!({"step": name, "parameters": shared, "depth": step.depth})
+        };
+        self.posts.iter().map(step).collect()
+    }
+
+    /// Bytes that the method and the post-steps keep for the tensor besides the chunks.
+    pub(crate) fn holds(&self) -> u64 {
+        let (inputs, shape) = (self.inputs.len(), &self.output.shape);
+        let posts = self.posts.iter().map(|step| (step.post.holds)(inputs, shape));
+        (self.method.holds)(inputs, shape) + posts.sum::<u64>()
+    }
+
     /// The inputs that are the models' tensors; statistics of these follow, in the same order.
     pub fn weights(&self) -> &[Input] {
         let parts = if self.method.statistics.is_some() { 2 } else { 1 };

@@ -141,6 +141,10 @@ impl Plan {
         writeln!(out, "{name}  {dtype} {shape:?}")?;
         write!(out, "  {}", job.method.name)?;
         write_values(out, &job.params.shared)?;
+        for step in &job.posts {
+            write!(out, "  then {}", step.post.name)?;
+            write_values(out, &step.params.shared)?;
+        }
         for (i, input) in job.inputs.iter().enumerate() {
             write!(out, "  {}", self.models[input.model].reference)?;
             if input.tensor != *name {
@@ -219,7 +223,7 @@ impl Plan {
     }
 
     fn job(&self, job: &Job) -> Value {
-        json!({
+        let mut entry = json!({
             "tensor": job.output.name,
             "dtype": job.output.dtype.to_string(),
             "shape": job.output.shape,
@@ -229,7 +233,11 @@ impl Plan {
             "parameters": job.params,
             "shard": self.shards[job.shard].file,
             "offset": job.offset,
-        })
+        });
+        if !job.posts.is_empty() {
+            entry["then"] = job.posts_json();
+        }
+        entry
     }
 
     /// The inputs of a job with their models' references.

@@ -2,7 +2,7 @@
 //! taken in f32, as the crate defines them.
 
 use super::sparse::{band, bernoulli, ranked, top_k};
-use super::{Case, Value, scored, stream};
+use super::{Case, Step, Value, scored, stream};
 
 pub(super) fn shared(case: &Case, name: &str) -> f64 {
     match case.params().shared.get(name) {
@@ -19,6 +19,29 @@ pub(super) fn deltas(inputs: &[Vec<f32>], base: usize) -> Vec<Vec<f32>> {
 
 /// The output of a case; `shape` is that of its tensors. NaN where rounding decides.
 pub(super) fn run(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
+    let mut out = method(case, inputs, shape);
+    for step in case.steps() {
+        let base = inputs[case.base.unwrap()].iter().map(|x| f64::from(*x));
+        let delta: Vec<f64> = out.iter().zip(base.clone()).map(|(x, base)| x - base).collect();
+        let changed = post(&step, &delta, shape);
+        out = base.zip(changed).map(|(base, delta)| base + delta).collect();
+    }
+    out
+}
+
+/// A merged task vector behind a post-step.
+fn post(step: &Step, delta: &[f64], _shape: &[usize]) -> Vec<f64> {
+    let number = |name: &str| step.params.number(name).unwrap();
+    match step.post.name {
+        "lines" => {
+            let factor = number("alpha") + number("beta") * step.depth.unwrap();
+            delta.iter().map(|x| factor * x).collect()
+        }
+        other => unreachable!("{other}"),
+    }
+}
+
+fn method(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
     let params = case.params();
     let length = inputs[0].len();
     let at = |m: usize, i: usize| f64::from(inputs[m][i]);
