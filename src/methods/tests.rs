@@ -367,6 +367,10 @@ fn methods_give_the_same_bits_on_every_instruction_set_and_thread_count() {
     let length = 2 * crate::engine::CHUNK + 4097;
     let (all, shapes) = (cases(), [&[length][..], &[107, 4999]]);
     for (case, shape) in all.iter().flat_map(|case| shapes.map(|shape| (case, shape))) {
+        // Rows are nothing to a method that holds none.
+        if shape.len() > 1 && (case.method().holds)(case.models, shape) == 0 {
+            continue;
+        }
         let inputs = case.inputs(shape, Float::BF16);
         let wanted = case.run(&inputs, Kernels::best(), Lanes::One);
         assert_close(case, &wanted, &inputs);
@@ -388,7 +392,8 @@ fn thresholds_are_exact_where_a_sample_brackets_them() {
     // Long enough to be sampled; rows that differ in size mislead the sample of the second case.
     let length = (1 << 20) + 77;
     let counting = |case: &&Case| matches!(case.method().reads, Reads::Stream { bins: 1.., .. });
-    for case in cases().iter().filter(counting) {
+    let trims = |case: &&Case| case.method != "pcb" || case.shared.is_empty();
+    for case in cases().iter().filter(counting).filter(trims) {
         let inputs = case.inputs(&[length], Float::BF16);
         assert_close(case, &case.run(&inputs, Kernels::best(), Lanes::One), &inputs);
         let uneven: Vec<Memory> = inputs
