@@ -3,9 +3,10 @@
 
 use super::neural::{self, Activation};
 use super::random::Stream;
+use super::rank::{self, Odds, Rescale};
 use super::{
-    combine, convert, divergence, elect, gradient, low_rank, magnitude, mean, product, reduce,
-    sparsify,
+    balance, combine, convert, divergence, elect, gradient, low_rank, magnitude, mean, overlap,
+    product, reduce, sparsify, spread,
 };
 use crate::model::Float;
 use std::ops::Range;
@@ -178,16 +179,49 @@ kernels! {
     /// Zeroes what lies below the threshold: keeps magnitudes above `pattern`, and of those equal
     /// to it the first `ties` positions of the slice.
     fn trim(pattern: u32, ties: usize, x: &mut [f32]) = sparsify::trim;
+    /// The complement of [`Kernels::trim`]: zeroes what that keeps, and keeps the rest.
+    fn trim_largest(pattern: u32, ties: usize, x: &mut [f32]) = sparsify::trim_largest;
+    /// Zeroes the elements whose `mask` is 0.
+    fn keep_where(mask: &[f32], x: &mut [f32]) = sparsify::keep_where;
     /// Bernoulli mask: keeps element `start + i` iff its random number is below `keep`, times
     /// `rescale`; zeroes the rest. `start` is a multiple of 128.
     fn drop_random(stream: Stream, start: usize, keep: u32, rescale: f32, x: &mut [f32]) = sparsify::drop_random;
     /// `Σ |x|` over all elements, and over those that [`Kernels::drop_random`] keeps; both in f64 as
     /// in [`Kernels::l1`].
     fn l1_and_kept(stream: Stream, start: usize, keep: u32, x: &[f32]) -> [f64; 2] = sparsify::l1_and_kept;
+    /// Keeps elements of a row, the first of which is element `start` of its tensor, at random by the
+    /// rank of their magnitude, and zeroes the rest: element `start + i` is kept iff its random number
+    /// is below its probability, counted in 2^-32 and rounded down. Equal magnitudes rank by index.
+    fn drop_by_rank(stream: Stream, start: usize, odds: Odds, rescale: Rescale, x: &mut [f32]) = rank::drop_by_rank;
     /// Elects the sign of the summed weighted deltas per element and merges the deltas that agree:
     /// `out = base + lambda · Σ agreeing / divisor`, where the divisor is the sum of the agreeing
     /// weights (1 where that is 0) or, without `weights`, 1.
     fn elect(deltas: &[Vec<f32>], base: &[f32], weights: Option<&[f32]>, lambda: f32, out: &mut [f32]) = elect::elect;
+    /// Elects the sign of the summed deltas per element and merges those that agree by their weights:
+    /// `out = base + Σ agreeing weight · delta / divisor`, where the divisor is the sum of the agreeing
+    /// weights, or `least` if that is greater. In f32, in the order of the models.
+    fn elect_then_weigh(deltas: &[Vec<f32>], base: &[f32], weights: &[f32], least: f32, out: &mut [f32]) = elect::elect_then_weigh;
+    /// The population variance of each element over the models: in f64 in the order of the models,
+    /// rounded once; what is no number (of infinities) is infinite.
+    fn variance(deltas: &[Vec<f32>], out: &mut [f32]) = spread::variance;
+    /// For each model, adds how many elements it changes by more than `epsilon` that another model
+    /// changes too, and how many that no other does, to `counts` (two a model).
+    fn count_overlaps(deltas: &[Vec<f32>], epsilon: f32, counts: &mut [u64]) = overlap::count_overlaps;
+    /// `out = base + Σ`, over the deltas above `epsilon` in magnitude: the delta times its model's
+    /// factor where it is the only one, divided by their number where it is not.
+    fn merge_overlaps(deltas: &[Vec<f32>], base: &[f32], epsilon: f32, factors: &[f32], out: &mut [f32]) = overlap::merge_overlaps;
+    /// `out = base + lambda · Σ deltas` where for at least `needed` models `|delta|` is at least the
+    /// model's limit times `|Σ deltas - delta|`; elsewhere the base. In f32, in the order of the models.
+    fn merge_agreed(deltas: &[Vec<f32>], base: &[f32], limits: &[f32], needed: f32, lambda: f32, out: &mut [f32]) = overlap::merge_agreed;
+    /// The least and the greatest product `a·b`; infinities that surround everything if there is none.
+    fn product_extent(a: &[f32], b: &[f32]) -> [f32; 2] = balance::product_extent;
+    /// `Σ e^((a·b - least) · scale)` in f64 as in [`Kernels::l1`], of exponentials in f32.
+    fn exp_sum(a: &[f32], b: &[f32], least: f32, scale: f32) -> f64 = balance::exp_sum;
+    /// `out += weight · e^((a·b - least) · scale)`, in f32.
+    fn add_exp(a: &[f32], b: &[f32], least: f32, scale: f32, weight: f32, out: &mut [f32]) = balance::add_exp;
+    /// `out = base + lambda · Σ scores · (weight · deltas) / Σ scores`, in f32 in the order of the
+    /// models; the base where the divisor is 0.
+    fn merge_scored(deltas: &[Vec<f32>], scores: &[Vec<f32>], base: &[f32], weights: &[f32], lambda: f32, out: &mut [f32]) = balance::merge_scored;
     /// Applies an activation function to each element.
     fn activate(activation: Activation, x: &mut [f32]) = neural::activate;
     /// `x = σ(x)`.

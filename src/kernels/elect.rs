@@ -1,4 +1,5 @@
-//! TIES' sign election and disjoint merge (arXiv 2306.01708, §3), over weighted deltas.
+//! TIES' sign election and disjoint merge (arXiv 2306.01708, §3): over deltas that are weighted
+//! before the election, or (SCE, arXiv 2408.07990) after it.
 
 /// Elements elected together.
 const BLOCK: usize = 16;
@@ -12,10 +13,42 @@ pub(super) fn elect(
     lambda: f32,
     out: &mut [f32],
 ) {
+    let divided =
+        |merged: f32, divisor: f32| lambda * (merged / if divisor == 0.0 { 1.0 } else { divisor });
+    let weight = |model: usize| weights.map_or(0.0, |weights| weights[model]);
+    elect_all(deltas, base, weight, |delta, _| delta, divided, out);
+}
+
+#[inline(always)]
+pub(super) fn elect_then_weigh(
+    deltas: &[Vec<f32>],
+    base: &[f32],
+    weights: &[f32],
+    least: f32,
+    out: &mut [f32],
+) {
+    let weight = |model: usize| weights[model];
+    let weigh = |delta: f32, weight: f32| delta * weight;
+    let divided =
+        |merged: f32, divisor: f32| merged / if divisor > least { divisor } else { least };
+    elect_all(deltas, base, weight, weigh, divided, out);
+}
+
+/// Merges the deltas that agree with the elected sign: `value` of a delta and its model's weight is
+/// what is summed, and `change` of the sum and the agreeing weights is what is added to the base.
+#[inline(always)]
+fn elect_all(
+    deltas: &[Vec<f32>],
+    base: &[f32],
+    weight: impl Fn(usize) -> f32 + Copy,
+    value: impl Fn(f32, f32) -> f32 + Copy,
+    change: impl Fn(f32, f32) -> f32 + Copy,
+    out: &mut [f32],
+) {
     let (blocks, rest) = out.as_chunks_mut::<BLOCK>();
     for (at, out) in blocks.iter_mut().enumerate() {
         let block = |values: &[f32]| values.as_chunks::<BLOCK>().0[at];
-        *out = elect_block(deltas, block, base, weights, lambda);
+        *out = elect_block(deltas, block, base, weight, value, change);
     }
     let at = BLOCK * blocks.len();
     let block = |values: &[f32]| {
@@ -24,7 +57,7 @@ pub(super) fn elect(
         block
     };
     if !rest.is_empty() {
-        let result = elect_block(deltas, block, base, weights, lambda);
+        let result = elect_block(deltas, block, base, weight, value, change);
         rest.copy_from_slice(&result[..rest.len()]);
     }
 }
@@ -35,8 +68,9 @@ fn elect_block(
     deltas: &[Vec<f32>],
     block: impl Fn(&[f32]) -> Block,
     base: &[f32],
-    weights: Option<&[f32]>,
-    lambda: f32,
+    weight: impl Fn(usize) -> f32,
+    value: impl Fn(f32, f32) -> f32,
+    change: impl Fn(f32, f32) -> f32,
 ) -> Block {
     let mut sign = [0.0; BLOCK];
     for delta in deltas {
@@ -52,17 +86,16 @@ fn elect_block(
     let mut divisor = [0.0; BLOCK];
     for (model, delta) in deltas.iter().enumerate() {
         let delta = block(delta);
-        let weight = weights.map_or(0.0, |weights| weights[model]);
+        let weight = weight(model);
         for i in 0..BLOCK {
             let agrees = delta[i] * sign[i] > 0.0;
-            merged[i] += if agrees { delta[i] } else { 0.0 };
+            merged[i] += if agrees { value(delta[i], weight) } else { 0.0 };
             divisor[i] += if agrees { weight } else { 0.0 };
         }
     }
     let mut out = block(base);
     for i in 0..BLOCK {
-        let divisor = if divisor[i] == 0.0 { 1.0 } else { divisor[i] };
-        out[i] += lambda * (merged[i] / divisor);
+        out[i] += change(merged[i], divisor[i]);
     }
     out
 }

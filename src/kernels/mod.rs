@@ -4,6 +4,7 @@
 //! picks one at run time. The bodies use no fused multiply-add and fix the order of every reduction
 //! by position (16 lanes, then a fixed tree), so that all instruction sets give the same bits.
 
+mod balance;
 mod combine;
 mod convert;
 mod dispatch;
@@ -14,15 +15,19 @@ mod low_rank;
 mod magnitude;
 mod mean;
 mod neural;
+mod overlap;
 mod product;
 mod random;
+mod rank;
 mod reduce;
 mod sparsify;
+mod spread;
 
 pub use dispatch::{Isa, Kernels};
 pub use neural::Activation;
 pub use product::{TILE_COLUMNS, TILE_ROWS};
 pub use random::Stream;
+pub use rank::{Odds, Rescale};
 
 /// Lanes of a reduction: element `i` of a slice goes to lane `i % LANES`.
 const LANES: usize = 16;

@@ -33,7 +33,7 @@ impl Stream {
     /// enough to tell which numbers are below `limit`: those whose half is below that of `limit`.
     #[inline(always)]
     pub(super) fn upper_halves(self, group: u64, limit: u32) -> Option<[u32; GROUP]> {
-        let halves = halves(self.words(group));
+        let halves = self.all_upper_halves(group);
         let mut undecided = 0;
         for half in halves {
             undecided |= u32::from(half == limit >> 16);
@@ -42,9 +42,15 @@ impl Stream {
         (undecided == 0 || limit & 0xffff == 0).then_some(halves)
     }
 
+    /// The upper halves of the numbers of elements `128·group .. 128·group + 128`.
+    #[inline(always)]
+    pub(super) fn all_upper_halves(self, group: u64) -> [u32; GROUP] {
+        halves(self.words(group))
+    }
+
     /// The numbers of elements `128·group .. 128·group + 128`.
     pub(crate) fn numbers(self, group: u64) -> [u32; GROUP] {
-        let upper = halves(self.words(group));
+        let upper = self.all_upper_halves(group);
         let mut numbers = halves(self.words(LOWER_HALVES + group));
         for (number, upper) in numbers.iter_mut().zip(upper) {
             *number |= upper << 16;

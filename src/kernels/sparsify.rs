@@ -1,4 +1,5 @@
-//! Keeping part of a task vector: by magnitude (TIES) or at random (DARE).
+//! Keeping part of a task vector: by magnitude (TIES, Breadcrumbs), by another score, or at random
+//! (DARE).
 
 use super::LANES;
 use super::magnitude::pattern;
@@ -14,6 +15,26 @@ pub(super) fn trim(threshold: u32, ties: usize, x: &mut [f32]) {
     }
     for x in rest {
         *x = if pattern(*x) > threshold { *x } else { 0.0 };
+    }
+}
+
+/// The complement of [`trim`].
+#[inline(always)]
+pub(super) fn trim_largest(threshold: u32, ties: usize, x: &mut [f32]) {
+    let ties = ties.min(x.len());
+    let (first, rest) = x.split_at_mut(ties);
+    for x in first {
+        *x = if pattern(*x) >= threshold { 0.0 } else { *x };
+    }
+    for x in rest {
+        *x = if pattern(*x) > threshold { 0.0 } else { *x };
+    }
+}
+
+#[inline(always)]
+pub(super) fn keep_where(mask: &[f32], x: &mut [f32]) {
+    for (x, mask) in x.iter_mut().zip(mask) {
+        *x = if *mask == 0.0 { 0.0 } else { *x };
     }
 }
 

@@ -1,5 +1,7 @@
 //! One oracle suite over every instruction set: each kernel against a plain loop.
 
+mod merging;
+
 use super::{Kernels, Stream};
 use crate::model::Float;
 use half::{bf16, f16};

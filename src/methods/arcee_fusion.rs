@@ -1,6 +1,6 @@
 //! Arcee Fusion: takes the other model's elements where their difference matters most.
 
-use super::threshold::{BINS, STRIDE, Search, narrow_all};
+use super::threshold::{BINS, STRIDE, Search, Wanted, narrow_all};
 use super::{Inputs, Map, Method, Params, Reads, STREAMED, row_bytes};
 use crate::engine::TensorIo;
 use crate::error::Result;
@@ -84,11 +84,13 @@ impl Importance {
 fn threshold(io: &TensorIo<'_>, importance: &Importance) -> Result<f32> {
     let Some(last) = io.elements().checked_sub(1) else { return Ok(0.0) };
     let ranks = [last / 4, last / 2, last / 4 * 3 + last % 4 * 3 / 4];
-    let mut searches = ranks.map(|rank| Search::new(io.elements() - rank));
+    let mut searches =
+        ranks.map(|rank| Search::new(Wanted::Count(io.elements() - rank), io.elements()));
     while searches.iter().any(|search| !search.done()) {
         let counts = io.counts(searches.len() * STRIDE, |start, inputs, counts| {
             importance.of(start, inputs);
-            for (search, counts) in searches.iter().zip(counts.chunks_mut(STRIDE)) {
+            let each = searches.iter().zip(counts.chunks_mut(STRIDE));
+            for (search, counts) in each.filter(|(search, _)| !search.done()) {
                 search.count(io.kernels(), &inputs[importance.other], counts);
             }
         })?;

@@ -5,7 +5,9 @@
 //! line in [`METHODS`]; `cognate methods`, the recipe checks and the generic tests follow from it.
 
 mod arcee_fusion;
+mod consensus;
 mod copy;
+mod deltas;
 mod fisher;
 mod gram;
 mod karcher;
@@ -18,7 +20,10 @@ mod nuslerp;
 mod page;
 mod params;
 mod passthrough;
+mod pcb;
 mod posts;
+mod ram;
+mod sce;
 mod slerp;
 mod task_vectors;
 mod threshold;
@@ -159,7 +164,7 @@ impl Map {
 }
 
 /// Every merge method a recipe can name.
-pub static METHODS: [Method; 14] = [
+pub static METHODS: [Method; 23] = [
     linear::METHOD,
     slerp::METHOD,
     nuslerp::METHOD,
@@ -172,14 +177,18 @@ pub static METHODS: [Method; 14] = [
     task_vectors::TIES,
     task_vectors::DARE_LINEAR,
     task_vectors::DARE_TIES,
+    task_vectors::BREADCRUMBS,
+    task_vectors::BREADCRUMBS_TIES,
+    task_vectors::DELLA,
+    task_vectors::DELLA_LINEAR,
+    sce::METHOD,
+    ram::RAM,
+    ram::RAMPLUS_TL,
+    pcb::METHOD,
+    consensus::METHOD,
     fisher::METHOD,
     passthrough::METHOD,
 ];
-
-/// The methods that mergekit 0.1.5 has and this table has not yet, so that its recipes are told from
-/// misspelt ones.
-static OF_MERGEKIT: [&str; 7] =
-    ["breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "ram", "ramplus_tl", "sce"];
 
 /// What the planner uses for tensors that no arithmetic may touch; not for recipes.
 pub static COPY: Method = copy::METHOD;
@@ -192,12 +201,6 @@ impl Method {
 
     /// What is to be said of a name that no method has: a message and a hint.
     pub fn unknown(name: &str) -> (String, String) {
-        if OF_MERGEKIT.contains(&name) {
-            return (
-                format!("the method `{name}` is one of mergekit that cognate does not have yet"),
-                "`cognate methods` lists those it has".to_string(),
-            );
-        }
         let hint = match nearest(name, METHODS.iter().map(|method| method.name)) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "`cognate methods` lists them".to_string(),

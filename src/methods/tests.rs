@@ -5,6 +5,8 @@ mod geometry;
 mod inputs;
 mod properties;
 mod reference;
+mod scored;
+mod sparse;
 
 use super::*;
 use crate::engine::{Lanes, ModelIo, NanPolicy};
@@ -111,6 +113,57 @@ fn cases() -> Vec<Case> {
             .each("weight", &[0.5, 1.5])
             .each("density", &[0.4, 0.6])
             .flag("rescale", false),
+        case("breadcrumbs", 3, Some(0)).each("weight", &[0.6, 0.3]).each("density", &[0.5, 0.3]),
+        case("breadcrumbs", 4, Some(1))
+            .each("weight", &[0.6, -0.3, 0.9])
+            .each("density", &[0.95, 1.0, 0.0])
+            .each("gamma", &[0.1, 0.2, 0.3])
+            .flag("rescale", true)
+            .flag("normalize", true),
+        case("breadcrumbs", 3, Some(2))
+            .each("weight", &[0.6, 0.3])
+            .each("density", &[0.95, 1.0])
+            .each("gamma", &[0.1, 0.2])
+            .paper(),
+        case("breadcrumbs_ties", 3, Some(0))
+            .each("weight", &[1.0, 0.5])
+            .each("density", &[0.4, 0.8])
+            .each("gamma", &[0.02, 0.0])
+            .flag("normalize", true)
+            .number("lambda", 1.2),
+        case("della", 3, Some(0))
+            .each("weight", &[0.5, 1.5])
+            .each("density", &[0.5, 0.3])
+            .each("epsilon", &[0.15, 0.25]),
+        case("della", 3, Some(1)).each("weight", &[0.5, 1.5]).each("density", &[1.0, 0.6]).paper(),
+        case("della_linear", 4, Some(3))
+            .each("weight", &[0.5, 0.5, 0.7])
+            .each("density", &[0.0, 0.5, 0.7])
+            .flag("rescale", false)
+            .flag("normalize", true),
+        case("della_linear", 2, Some(0)).each("weight", &[0.8]).each("density", &[0.4]),
+        case("sce", 3, Some(0)),
+        case("sce", 4, Some(2)).number("select_topk", 0.3),
+        case("sce", 3, Some(1)).number("select_topk", 0.001),
+        case("ram", 4, Some(0)),
+        case("ram", 3, Some(2)).number("epsilon", 0.08),
+        case("ramplus_tl", 4, Some(1)),
+        case("ramplus_tl", 3, Some(0))
+            .number("r", 0.5)
+            .number("alpha", 5.0)
+            .number("epsilon", 0.08),
+        case("pcb", 3, Some(0)),
+        case("pcb", 4, Some(1))
+            .each("weight", &[1.0, 0.9, 1.3])
+            .number("density", 0.4)
+            .number("lambda", 1.2),
+        case("pcb", 3, Some(2)).number("density", 1.0),
+        case("consensus", 3, Some(0)),
+        case("consensus", 4, Some(3))
+            .each("weight", &[0.5, -0.7, 1.0])
+            .each("tall_lambda", &[0.3, 0.6, 0.45])
+            .number("k", 1.0)
+            .number("lambda", 0.8),
         case("fisher", 3, None).each("weight", &[1.0, 0.5, 0.25]),
         case("fisher", 2, Some(1)).number("floor", 0.1),
         case("fisher", 1, None),
@@ -245,6 +298,7 @@ impl Case {
     }
 }
 
+/// The random numbers of a model.
 fn stream(model: usize) -> Stream {
     Stream { key: [11, model as u32], nonce: [5, 6] }
 }
@@ -252,7 +306,12 @@ fn stream(model: usize) -> Stream {
 fn assert_close(case: &Case, found: &[f32], inputs: &[Memory]) {
     let values: Vec<Vec<f32>> = inputs.iter().map(Memory::values).collect();
     let wanted = reference::run(case, &values, &inputs[0].spec.shape);
+    let open = wanted.iter().filter(|wanted| wanted.is_nan()).count();
+    assert!(open * 50 <= wanted.len(), "{}: {open} of {} are open", case.method, wanted.len());
     for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+        if wanted.is_nan() {
+            continue;
+        }
         let error = (f64::from(*found) - wanted).abs();
         assert!(
             error <= 2e-6 * (1.0 + wanted.abs()),
@@ -263,10 +322,32 @@ fn assert_close(case: &Case, found: &[f32], inputs: &[Memory]) {
 }
 
 #[test]
-fn what_is_missing_of_mergekit_is_not_here() {
-    let here = OF_MERGEKIT.iter().find(|name| Method::named(name).is_some());
-    assert_eq!(here, None, "take it from the list of what is missing");
-    assert!(Method::unknown("della").0.contains("mergekit"));
+fn every_method_of_mergekit_is_here() {
+    // Those of its 0.1.5, by its registry.
+    for name in [
+        "arcee_fusion",
+        "breadcrumbs",
+        "breadcrumbs_ties",
+        "dare_linear",
+        "dare_ties",
+        "della",
+        "della_linear",
+        "karcher",
+        "linear",
+        "model_stock",
+        "multislerp",
+        "nearswap",
+        "nuslerp",
+        "passthrough",
+        "ram",
+        "ramplus_tl",
+        "sce",
+        "slerp",
+        "task_arithmetic",
+        "ties",
+    ] {
+        assert!(Method::named(name).is_some(), "{name}");
+    }
     assert_eq!(Method::unknown("tise").1, "did you mean `ties`?");
 }
 
@@ -311,6 +392,10 @@ fn methods_give_the_same_bits_on_every_instruction_set_and_thread_count() {
     let length = 2 * crate::engine::CHUNK + 4097;
     let (all, shapes) = (cases(), [&[length][..], &[107, 4999]]);
     for (case, shape) in all.iter().flat_map(|case| shapes.map(|shape| (case, shape))) {
+        // Rows are nothing to a method that holds none.
+        if shape.len() > 1 && (case.method().holds)(&case.params(), case.models, shape) == 0 {
+            continue;
+        }
         let inputs = case.inputs(shape, Float::BF16);
         let wanted = case.run(&inputs, Kernels::best(), Lanes::One);
         assert_close(case, &wanted, &inputs);
@@ -331,7 +416,9 @@ fn methods_give_the_same_bits_on_every_instruction_set_and_thread_count() {
 fn thresholds_are_exact_where_a_sample_brackets_them() {
     // Long enough to be sampled; rows that differ in size mislead the sample of the second case.
     let length = (1 << 20) + 77;
-    for case in cases().iter().filter(|case| case.method == "ties") {
+    let counting = |case: &&Case| matches!(case.method().reads, Reads::Stream { bins: 1.., .. });
+    let trims = |case: &&Case| case.method != "pcb" || case.shared.is_empty();
+    for case in cases().iter().filter(counting).filter(trims) {
         let inputs = case.inputs(&[length], Float::BF16);
         assert_close(case, &case.run(&inputs, Kernels::best(), Lanes::One), &inputs);
         let uneven: Vec<Memory> = inputs

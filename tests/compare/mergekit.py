@@ -13,9 +13,10 @@ merge_and_unload, 7.3e-7 and (slerp with an adapted base) 2.0e-6 in recipes with
 Methods without chance must agree to 1e-5. Those of lengths and angles are held to mergekit run in float64, element
 by element; its own float32, whose sums over a tensor are the less precise the larger it is, must agree to 1e-5 of a
 tensor's largest element. Largest differences found: 1.4e-7 and (karcher) 6.5e-6. Elements whose importance is Arcee
-Fusion's threshold are left out; on some more its float32 decides otherwise, which are counted. Elements that tie at a TIES threshold are picked
-arbitrarily by mergekit, so they are left out of that comparison and checked against the formula in
-numpy instead. DARE draws other random numbers in each tool, so there the statistics are compared.
+Fusion's threshold are left out; on some more its float32 decides otherwise, which are counted. Elements that tie at a
+threshold of TIES or Breadcrumbs are picked arbitrarily by mergekit, so they are left out of that comparison and checked
+against the formula in numpy instead; at SCE's threshold they are left out, with those that rounding can move over it.
+DARE and DELLA draw other random numbers in each tool, so there the statistics are compared.
 Prints a row for each case; exits with 1 if any fails.
 """
 import argparse
@@ -95,8 +96,37 @@ def evaluate(setting, name, t):
     return setting
 
 
+def kept_elements(method, size, density, gamma, room):
+    """Which magnitudes TIES or Breadcrumbs keep (equal ones in order of their index), and which tie at a threshold."""
+    share = int(density * size.size)
+    limits = [max(1, share) if density > 0 else 0]
+    if method != "ties":
+        outer = min(share + int(gamma * size.size), size.size)
+        limits = [size.size] if density >= 1 else [outer, outer - share]
+    keep, cut = np.ones(size.size, bool), np.zeros(size.size, bool)
+    order = np.argsort(-size, kind="stable")
+    for limit, inside in zip(limits, (True, False)):
+        keep[order[limit:] if inside else order[:limit]] = False
+        at = np.sort(size)[-limit] if 0 < limit < size.size else 0
+        if at > 0 and (size >= at - room).sum() > limit:  # a tie at 0 adds nothing either way
+            cut |= np.abs(size - at) <= room
+    return np.float32(keep), cut
+
+
+def sce_cut(made, name, models):
+    """The elements whose variance over the models is SCE's threshold, but for rounding."""
+    share = made["parameters"].get("select_topk", 1)
+    tuned = [np.float64(models[m["model"]][name] - models["base"][name]) for m in made["models"]]
+    variance = np.var(tuned, axis=0)
+    k = int((variance != 0).sum() * share)
+    if not 0 < k < variance.size:
+        return np.zeros(variance.shape, bool)
+    at = np.sort(variance, axis=None)[-k]
+    return np.abs(variance - at) <= 1e-6 * at
+
+
 def ties_reference(made, name, models):
-    """TIES by the formula (equal magnitudes kept in order of their index), and where ties were cut.
+    """TIES or Breadcrumbs by the formula (equal magnitudes kept in order of their index), and where ties were cut.
 
     With an adapter, whose product each tool rounds in its own way, all is a tie that is one within the
     rounding of the weights.
@@ -125,13 +155,9 @@ def ties_reference(made, name, models):
         delta = models[source["model"]][name] - base
         size = np.abs(delta).ravel()
         density = value("density", 1.0, source["parameters"])
-        k = max(1, int(density * size.size)) if density > 0 else 0
-        keep = np.zeros(size.size, np.float32)
-        keep[np.argsort(-size, kind="stable")[:k]] = 1
-        if 0 < density < 1:
-            at = np.sort(size)[-k]
-            if at > 0 and (size >= at - room).sum() > k:  # a tie at 0 adds nothing either way
-                cut |= (np.abs(size - at) <= room).reshape(base.shape)
+        gamma = value("gamma", 0.01, source["parameters"])
+        keep, ties = kept_elements(made["merge_method"], size, density, gamma, room)
+        cut |= ties.reshape(base.shape)
         sparse = delta * keep.reshape(base.shape)
         if value("rescale", False) and 0 < density < 1 and np.abs(sparse).sum() > 1e-7:
             sparse = sparse * np.float32(np.abs(delta).sum(dtype="f8") / np.abs(sparse).sum(dtype="f8"))
@@ -139,10 +165,11 @@ def ties_reference(made, name, models):
         kept.append(sparse * weights[-1])
     cut |= (np.abs(sum(kept)) < room) & (sum(np.abs(d) for d in kept) > room)
     sign = np.where(sum(kept) >= 0, 1, -1)
-    agree = [np.sign(d) == sign for d in kept]
+    elect = made["merge_method"].endswith("ties")
+    agree = [np.sign(d) == sign if elect else np.ones(d.shape, bool) for d in kept]
     merged = sum(d * a for d, a in zip(kept, agree))
     divisor = sum(np.float64(x) * a for x, a in zip(weights, agree))
-    divisor = np.where(divisor == 0, 1, divisor) if value("normalize", True) else 1
+    divisor = np.where(divisor == 0, 1, divisor) if value("normalize", made["merge_method"] == "ties") else 1
     return base + value("lambda", 1.0) * merged / divisor, cut
 
 
@@ -184,7 +211,10 @@ def compare(made, models, folder):
             continue
         a, b = a.numpy(), b.numpy()
         use = np.ones(a.shape, bool)
-        if isinstance(made, dict) and made["merge_method"] == "ties":
+        if isinstance(made, dict) and made["merge_method"] == "sce":
+            use = ~sce_cut(made, name, models)
+            excluded += int((~use).sum())
+        if isinstance(made, dict) and made["merge_method"] in ("ties", "breadcrumbs", "breadcrumbs_ties"):
             expected, cut = ties_reference(made, name, models)
             use, excluded = ~cut, excluded + int(cut.sum())
             relative, close = difference(expected, b, np.ones(a.shape, bool))
@@ -308,6 +338,49 @@ def dare(models, folder):
     yield "dare two models", 0.0, near_share(np.concatenate(dropped), 0.25, "both dropped")
 
 
+def ranks_kept(merged, models, density, epsilon):
+    """One model at weight 1: the largest distance of the share kept from its probability, by tenths of the ranks."""
+    tenths, odds, kept = [], [], []
+    for name, base in models["base"].items():
+        delta = (models[PROSE][name] - base).reshape(-1, base.shape[-1])
+        rank = np.argsort(np.argsort(np.abs(delta), axis=1, kind="stable"), axis=1) / (base.shape[-1] - 1)
+        use = delta != 0
+        tenths.append(np.minimum(10 * rank[use], 9).astype(int))
+        odds.append((density - epsilon + 2 * epsilon * rank)[use])
+        kept.append((merged[name].numpy() != base).reshape(delta.shape)[use])
+        if (merged[name].numpy() != base).reshape(delta.shape)[~use].any():
+            return 1.0, f"{name}: changed where the fine-tune is the base"
+    tenths, odds, kept = map(np.concatenate, (tenths, odds, kept))
+    worst, problems = 0.0, []
+    for tenth in range(10):
+        at = tenths == tenth
+        sigma = (odds[at] * (1 - odds[at])).sum() ** 0.5 / at.sum()
+        away = abs(kept[at].mean() - odds[at].mean())
+        worst = max(worst, float(away))
+        # Equal magnitudes have other ranks in mergekit, which blurs the tenths a little.
+        if away > 5 * sigma + 2e-3:
+            problems.append(f"tenth {tenth}: share {kept[at].mean():.4f}, expected {odds[at].mean():.4f}")
+    problems.append(near_share(kept, odds.mean(), "all"))
+    return worst, "; ".join(p for p in problems if p)
+
+
+def della(models, folder):
+    """Yields (case, largest distance of a share, problem) for density below 1."""
+    for method, density, epsilon in (("della", 0.5, 0.2), ("della_linear", 0.3, 0.25), ("della_linear", 0.7, 0.15)):
+        made = deltas(method, w(1.0, density) | {"epsilon": epsilon}, None)
+        case, out = f"{method} density {density}", folder / f"{method}-{density}"
+        out.mkdir()
+        first = load(merge_with_cognate(made, out / "a", "--seed", "0"))
+        yield case, *ranks_kept(first, models, density, epsilon)
+        theirs = load(merge_with_mergekit(made, out / "mergekit"))
+        yield f"{case} in mergekit", *ranks_kept(theirs, models, density, epsilon)
+        for tool, merged in ("", first), (" in mergekit", theirs):
+            off = [np.abs(np.float64(merged[name]) - base).sum() / np.abs(np.float64(models[PROSE][name]) - base).sum()
+                   for name, base in models["base"].items() if (models[PROSE][name] != base).any()]
+            worst = max(abs(ratio - 1) for ratio in off)
+            yield f"{case}{tool} L1 norm", worst, "" if worst < 1e-4 else "off"
+
+
 def main():
     failed = 0
 
@@ -336,6 +409,9 @@ def main():
                 run(case, made, Path(temporary, str(i)))
         if ARGS.only in "dare density":
             for case, relative, problem in dare(models, Path(temporary)):
+                row(case, relative, 0, problem)
+        if ARGS.only in "della density":
+            for case, relative, problem in della(models, Path(temporary)):
                 row(case, relative, 0, problem)
         chosen = {case: made for case, made in (LORA_CASES | STAGES).items() if ARGS.only in case}
         if chosen:

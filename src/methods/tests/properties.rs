@@ -29,7 +29,7 @@ proptest! {
     fn copies_of_a_model_merge_to_it([x, _, _] in models(), weight in 0.1_f64..3.0) {
         let linear = case("linear", 3, None).each("weight", &[weight, 1.0, 0.5]);
         prop_assert!(close(&run(&linear, &[&x, &x, &x]), &x));
-        for method in ["task_arithmetic", "ties", "dare_linear", "dare_ties"] {
+        for method in ["task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs", "della"] {
             let case = case(method, 3, Some(0)).each("weight", &[weight, 1.0]);
             prop_assert!(close(&run(&case, &[&x, &x, &x]), &x), "{method}");
         }
@@ -49,8 +49,34 @@ proptest! {
     }
 
     #[test]
+    fn copies_of_a_fine_tune_merge_to_it([x, y, _] in models(), weight in 0.1_f64..3.0) {
+        for method in ["breadcrumbs", "breadcrumbs_ties", "della", "della_linear"] {
+            let case = case(method, 3, Some(0)).each("weight", &[weight, 1.0]).flag("normalize", true);
+            prop_assert!(close(&run(&case, &[&x, &y, &y]), &y), "{method}");
+        }
+        for method in ["sce", "ram", "ramplus_tl"] {
+            prop_assert!(close(&run(&case(method, 3, Some(0)), &[&x, &y, &y]), &y), "{method}");
+        }
+        let pcb = case("pcb", 3, Some(0)).number("density", 1.0);
+        prop_assert!(close(&run(&pcb, &[&x, &y, &y]), &y));
+        let consensus = case("consensus", 3, Some(0)).each("weight", &[0.5, 0.5]);
+        prop_assert!(close(&run(&consensus, &[&x, &y, &y]), &y));
+    }
+
+    #[test]
+    fn models_without_weights_may_come_in_any_order([x, y, z] in models()) {
+        for method in ["sce", "ram", "ramplus_tl", "consensus"] {
+            let case = case(method, 3, Some(0));
+            let (there, back) = (run(&case, &[&x, &y, &z]), run(&case, &[&x, &z, &y]));
+            prop_assert!(close(&there, &back), "{method}");
+        }
+        let pcb = case("pcb", 3, Some(0)).number("density", 1.0);
+        prop_assert!(close(&run(&pcb, &[&x, &y, &z]), &run(&pcb, &[&x, &z, &y])));
+    }
+
+    #[test]
     fn the_order_of_the_models_does_not_matter([x, y, z] in models(), weight in 0.1_f64..3.0) {
-        for method in ["task_arithmetic", "ties"] {
+        for method in ["task_arithmetic", "ties", "breadcrumbs", "breadcrumbs_ties", "consensus"] {
             let there = case(method, 3, Some(0)).each("weight", &[weight, 1.0]);
             let back = case(method, 3, Some(0)).each("weight", &[1.0, weight]);
             let (there, back) = (run(&there, &[&x, &y, &z]), run(&back, &[&x, &z, &y]));
@@ -77,7 +103,9 @@ proptest! {
 
     #[test]
     fn weight_zero_removes_a_model([x, y, z] in models()) {
-        for method in ["task_arithmetic", "ties", "dare_ties"] {
+        for method in
+            ["task_arithmetic", "ties", "dare_ties", "breadcrumbs", "della", "consensus"]
+        {
             let with = case(method, 3, Some(0)).each("weight", &[0.7, 0.0]);
             let without = case(method, 2, Some(0)).each("weight", &[0.7]);
             prop_assert!(close(&run(&with, &[&x, &y, &z]), &run(&without, &[&x, &y])), "{method}");

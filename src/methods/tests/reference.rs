@@ -3,10 +3,10 @@
 
 mod geometry;
 
-use super::{Case, Step, Value, stream};
-use crate::kernels::{Kernels, Stream};
+use super::sparse::{band, bernoulli, ranked, top_k};
+use super::{Case, Step, Value, scored, stream};
 
-fn shared(case: &Case, name: &str) -> f64 {
+pub(super) fn shared(case: &Case, name: &str) -> f64 {
     match case.params().shared.get(name) {
         Some(Value::Number(x)) => *x,
         Some(Value::Bool(true)) => 1.0,
@@ -14,29 +14,12 @@ fn shared(case: &Case, name: &str) -> f64 {
     }
 }
 
-fn deltas(inputs: &[Vec<f32>], base: usize) -> Vec<Vec<f32>> {
+pub(super) fn deltas(inputs: &[Vec<f32>], base: usize) -> Vec<Vec<f32>> {
     let others = inputs.iter().enumerate().filter(|(i, _)| *i != base);
     others.map(|(_, x)| x.iter().zip(&inputs[base]).map(|(x, b)| x - b).collect()).collect()
 }
 
-fn top_k(delta: &[f32], density: f64) -> Vec<bool> {
-    let count = (density * delta.len() as f64) as usize;
-    let count = if density > 0.0 { count.max(1) } else { 0 };
-    let mut order: Vec<usize> = (0..delta.len()).collect();
-    order.sort_by(|a, b| delta[*b].abs().total_cmp(&delta[*a].abs()).then(a.cmp(b)));
-    let mut mask = vec![false; delta.len()];
-    order.into_iter().take(count).for_each(|i| mask[i] = true);
-    mask
-}
-
-fn bernoulli(stream: Stream, length: usize, density: f64) -> Vec<bool> {
-    // The words are tested against the paper's generator in the kernels' suite.
-    let mut kept = vec![1.0; length];
-    Kernels::best().drop_random(stream, 0, (density * 2_f64.powi(32)) as u32, 1.0, &mut kept);
-    kept.iter().map(|x| *x == 1.0 || density >= 1.0).collect()
-}
-
-/// The output of a case; `shape` is that of its tensors.
+/// The output of a case; `shape` is that of its tensors. NaN where rounding decides.
 pub(super) fn run(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
     let mut out = method(case, inputs, shape);
     for step in case.steps() {
@@ -60,7 +43,7 @@ fn post(step: &Step, delta: &[f64], _shape: &[usize]) -> Vec<f64> {
     }
 }
 
-fn method(case: &Case, inputs: &[Vec<f32>], _shape: &[usize]) -> Vec<f64> {
+fn method(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
     let params = case.params();
     let length = inputs[0].len();
     let at = |m: usize, i: usize| f64::from(inputs[m][i]);
@@ -109,43 +92,59 @@ fn method(case: &Case, inputs: &[Vec<f32>], _shape: &[usize]) -> Vec<f64> {
         "nuslerp" | "multislerp" | "karcher" | "model_stock" | "nearswap" | "arcee_fusion" => {
             geometry::run(case, inputs, shape)
         }
-        _ => task_vectors(case, inputs),
+        "sce" => scored::sce(case, inputs),
+        "ram" | "ramplus_tl" => scored::ram(case, inputs),
+        "pcb" => scored::pcb(case, inputs),
+        "consensus" => scored::consensus(case, inputs),
+        _ => task_vectors(case, inputs, shape),
     }
 }
 
-fn task_vectors(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
+fn task_vectors(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
     let params = case.params();
     let base = case.base.unwrap();
     let others: Vec<usize> = (0..inputs.len()).filter(|i| *i != base).collect();
     let weights = params.each("weight");
     let densities = params.each("density");
+    let paper = params.chose("variant", "paper");
+    let (columns, rescale) = (shape.last().copied().unwrap_or(1), shared(case, "rescale") == 1.0);
     let mut sparse: Vec<Vec<f64>> = Vec::new();
     for (k, delta) in deltas(inputs, base).into_iter().enumerate() {
-        let mask = match case.method {
-            "task_arithmetic" => vec![true; delta.len()],
-            "ties" => top_k(&delta, densities[k]),
-            _ => bernoulli(stream(others[k]), delta.len(), densities[k]),
+        // What each element is divided by in the paper's variant; 0 for those that are dropped.
+        let odds: Vec<f64> = match case.method {
+            "della" | "della_linear" => {
+                let epsilon = params.each("epsilon")[k];
+                ranked(stream(others[k]), &delta, columns, densities[k], epsilon)
+            }
+            _ => {
+                let mask = match case.method {
+                    "task_arithmetic" => vec![true; delta.len()],
+                    "ties" => top_k(&delta, densities[k]),
+                    "breadcrumbs" | "breadcrumbs_ties" => {
+                        band(&delta, densities[k], params.each("gamma")[k], paper)
+                    }
+                    _ => bernoulli(stream(others[k]), delta.len(), densities[k]),
+                };
+                let odds = if case.method.starts_with("dare") { densities[k] } else { 1.0 };
+                mask.iter().map(|kept| if *kept { odds } else { 0.0 }).collect()
+            }
         };
         let l1 = |keep: &dyn Fn(usize) -> bool| -> f64 {
             let kept = delta.iter().enumerate().filter(|(i, _)| keep(*i));
             kept.map(|(_, x)| f64::from(x.abs())).sum()
         };
-        let (before, after) = (l1(&|_| true), l1(&|i| mask[i]));
-        let rescale = shared(case, "rescale") == 1.0 && case.method != "task_arithmetic";
-        let paper = params.chose("variant", "paper");
-        let factor = if rescale && paper && densities[k] > 0.0 {
-            1.0 / densities[k]
-        } else if rescale && before >= 1e-7 && after >= 1e-7 {
-            before / after
-        } else {
-            1.0
-        };
-        let value = |(i, x): (usize, &f32)| {
-            if mask[i] { weights[k] * factor * f64::from(*x) } else { 0.0 }
+        let (before, after) = (l1(&|_| true), l1(&|i| odds[i] > 0.0));
+        let by_norm = rescale && case.method != "task_arithmetic" && !is_random_paper(case, paper);
+        let by_norm = by_norm && before >= 1e-7 && after >= 1e-7;
+        let factor = if by_norm { before / after } else { 1.0 };
+        let value = |(i, x): (usize, &f32)| match odds[i] {
+            0.0 => 0.0,
+            odds if rescale && is_random_paper(case, paper) => weights[k] * f64::from(*x) / odds,
+            _ => weights[k] * factor * f64::from(*x),
         };
         sparse.push(delta.iter().enumerate().map(value).collect());
     }
-    let elect = case.method.ends_with("ties");
+    let elect = case.method.ends_with("ties") || case.method == "della";
     let normalize = shared(case, "normalize") == 1.0;
     let merge = |i: usize| {
         // The sign is elected over f32 sums, as the crate defines it.
@@ -162,8 +161,7 @@ fn task_vectors(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
     (0..inputs[0].len()).map(merge).collect()
 }
 
-#[test]
-fn top_k_breaks_ties_by_index() {
-    assert_eq!(top_k(&[1.0, -1.0, 2.0, 1.0], 0.5), [true, false, true, false]);
-    assert_eq!(top_k(&[1.0, 2.0], 0.1), [false, true]);
+/// Whether the case drops at random and rescales as its paper does.
+fn is_random_paper(case: &Case, paper: bool) -> bool {
+    paper && (case.method.starts_with("dare") || case.method.starts_with("della"))
 }

@@ -1,0 +1,237 @@
+//! What is kept of each task vector, and the factor on it.
+
+use crate::engine::TensorIo;
+use crate::error::Result;
+use crate::kernels::{Kernels, Odds, Rescale, Stream};
+use crate::methods::Params;
+use crate::methods::deltas::with_deltas;
+use crate::methods::threshold::{Threshold, Wanted, deltas, largest, thresholds};
+
+/// How a task vector is sparsified.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sparsify {
+    Not,
+    /// The largest are kept (TIES).
+    Magnitude,
+    /// The largest are kept but for the very largest (Breadcrumbs).
+    Band,
+    /// Each element alike (DARE).
+    Random,
+    /// Each row by the ranks of its magnitudes (DELLA).
+    Ranked,
+}
+
+/// What happens to one task vector: some elements become 0, the rest are multiplied by `factor`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sparse {
+    keep: Keep,
+    factor: f32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Keep {
+    All,
+    Nothing,
+    /// The elements of `largest`, if given, without those of `but`, if given.
+    Largest {
+        largest: Option<Threshold>,
+        but: Option<Threshold>,
+    },
+    Random {
+        stream: Stream,
+        below: u32,
+    },
+    /// By rank; `inverse` divides what is kept by its probability.
+    Ranked {
+        stream: Stream,
+        odds: Odds,
+        inverse: bool,
+    },
+}
+
+impl Sparse {
+    /// Turns the delta of elements `start..` into its sparse, weighted form.
+    pub(super) fn apply(self, kernels: Kernels, start: usize, delta: &mut [f32]) {
+        match self.keep {
+            Keep::All => {}
+            Keep::Nothing => return delta.fill(0.0),
+            Keep::Largest { largest, but } => {
+                if let Some(threshold) = largest {
+                    kernels.trim(threshold.pattern, threshold.ties(start), delta);
+                }
+                if let Some(threshold) = but {
+                    kernels.trim_largest(threshold.pattern, threshold.ties(start), delta);
+                }
+            }
+            Keep::Random { stream, below } => {
+                return kernels.drop_random(stream, start, below, self.factor, delta);
+            }
+            Keep::Ranked { stream, odds, inverse } => {
+                let rescale = match inverse {
+                    true => Rescale::ByOdds(f64::from(self.factor)),
+                    false => Rescale::By(self.factor),
+                };
+                return kernels.drop_by_rank(stream, start, odds, rescale, delta);
+            }
+        }
+        if self.factor != 1.0 {
+            kernels.multiply(self.factor, delta);
+        }
+    }
+}
+
+/// What to keep of each model's delta, and the factor on it: its weight times the rescaling.
+pub(super) fn sparse_deltas(
+    io: &TensorIo<'_>,
+    p: &Params,
+    sparsify: Sparsify,
+    weights: &[f64],
+) -> Result<Vec<Sparse>> {
+    let densities = p.each("density");
+    let keeps = match sparsify {
+        Sparsify::Not => vec![Keep::All; densities.len()],
+        Sparsify::Magnitude => {
+            let found = match p.chose("variant", "paper") {
+                true => io.model_thresholds()?.to_vec(),
+                false => thresholds(io, &densities)?,
+            };
+            let keep = |(density, largest): (&f64, Option<Threshold>)| match largest {
+                None => ends(*density).unwrap_or(Keep::All),
+                largest => Keep::Largest { largest, but: None },
+            };
+            densities.iter().zip(found).map(keep).collect()
+        }
+        Sparsify::Band => bands(io, p, &densities)?,
+        Sparsify::Random => {
+            let below = |density: f64| (density * 4_294_967_296.0) as u32;
+            let keep = |stream, density| Keep::Random { stream, below: below(density) };
+            at_random(io, &densities, |_, stream, density| keep(stream, density))?
+        }
+        Sparsify::Ranked => {
+            let epsilons = p.each("epsilon");
+            let inverse = p.flag("rescale")? && p.chose("variant", "paper");
+            at_random(io, &densities, |i, stream, density| {
+                let epsilon = epsilons[i];
+                let odds = Odds { lowest: density - epsilon, highest: density + epsilon };
+                Keep::Ranked { stream, odds, inverse }
+            })?
+        }
+    };
+    let rescales = rescales(io, p, &keeps, &densities)?;
+    let factors = weights.iter().zip(&rescales).map(|(weight, rescale)| (weight * rescale) as f32);
+    Ok(keeps.into_iter().zip(factors).map(|(keep, factor)| Sparse { keep, factor }).collect())
+}
+
+/// What the densities keep that need no looking.
+fn ends(density: f64) -> Option<Keep> {
+    match density {
+        density if density >= 1.0 => Some(Keep::All),
+        density if density <= 0.0 => Some(Keep::Nothing),
+        _ => None,
+    }
+}
+
+/// For each model, what `keep` makes of its place, its random numbers and its density.
+fn at_random(
+    io: &TensorIo<'_>,
+    densities: &[f64],
+    keep: impl Fn(usize, Stream, f64) -> Keep,
+) -> Result<Vec<Keep>> {
+    let others = io.others()?;
+    let models = others.iter().zip(densities).enumerate();
+    let keep = |(i, (input, density)): (usize, (&usize, &f64))| {
+        ends(*density).unwrap_or_else(|| keep(i, io.stream(*input), *density))
+    };
+    Ok(models.map(keep).collect())
+}
+
+/// The bands that Breadcrumbs keeps: of the elements by falling magnitude, those behind the first
+/// `but`, up to number `largest`.
+fn bands(io: &TensorIo<'_>, p: &Params, densities: &[f64]) -> Result<Vec<Keep>> {
+    let elements = io.elements();
+    let share = |share: f64| (share * elements as f64) as usize;
+    let band = |density: f64, gamma: f64| {
+        let largest = (share(density) + share(gamma)).min(elements);
+        // The paper drops its share whatever the density is; mergekit keeps to the density.
+        let but = match p.chose("variant", "paper") {
+            true => share(gamma),
+            false if density >= 1.0 => 0,
+            false => largest - share(density),
+        };
+        [largest, but]
+    };
+    let bands: Vec<[usize; 2]> = densities
+        .iter()
+        .zip(p.each("gamma"))
+        .map(|(density, gamma)| band(*density, gamma))
+        .collect();
+    let is_threshold = |count: usize| 0 < count && count < elements;
+    let mut wanted = Vec::new();
+    for (score, [largest, but]) in bands.iter().enumerate().filter(|(_, [l, b])| l > b) {
+        let counts = [*largest, *but].into_iter().filter(|count| is_threshold(*count));
+        wanted.extend(counts.map(|count| (score, Wanted::Count(count))));
+    }
+    let mut found = largest(io, &wanted, &deltas(io, io.others()?))?.into_iter();
+    let mut next = |count: usize| is_threshold(count).then(|| found.next()).flatten();
+    let keep = |[largest, but]: [usize; 2]| match () {
+        () if largest <= but => Keep::Nothing,
+        () if largest == elements && but == 0 => Keep::All,
+        () => Keep::Largest { largest: next(largest), but: next(but) },
+    };
+    Ok(bands.into_iter().map(keep).collect())
+}
+
+/// Norms below this are not rescaled to.
+const ZERO_NORM: f64 = 1e-7;
+
+/// The factor that restores what sparsifying took away: the ratio of L1 norms, or 1/density. (What
+/// DELLA divides by its own probability needs no other.)
+fn rescales(io: &TensorIo<'_>, p: &Params, keeps: &[Keep], densities: &[f64]) -> Result<Vec<f64>> {
+    let sparse = |keep: &Keep| !matches!(keep, Keep::All | Keep::Nothing);
+    if !p.flag("rescale")? || !keeps.iter().any(sparse) {
+        return Ok(vec![1.0; keeps.len()]);
+    }
+    let at_random = |keep: &Keep| matches!(keep, Keep::Random { .. } | Keep::Ranked { .. });
+    if keeps.iter().any(at_random) && p.chose("variant", "paper") {
+        let inverse = |(keep, density): (&Keep, &f64)| match keep {
+            Keep::Random { .. } => 1.0 / density,
+            _ => 1.0,
+        };
+        return Ok(keeps.iter().zip(densities).map(inverse).collect());
+    }
+    let (base, kernels) = (io.base()?, io.kernels());
+    let add = |start: usize, inputs: &mut [Vec<f32>], sums: &mut [f64]| {
+        with_deltas(kernels, base, inputs, |_, deltas| {
+            let each = keeps.iter().zip(deltas).zip(sums.as_chunks_mut::<2>().0);
+            for ((keep, delta), sums) in each.filter(|((keep, _), _)| sparse(keep)) {
+                let [all, kept] = match keep {
+                    Keep::Random { stream, below } => {
+                        kernels.l1_and_kept(*stream, start, *below, delta)
+                    }
+                    keep => {
+                        let all = kernels.l1(delta);
+                        Sparse { keep: *keep, factor: 1.0 }.apply(kernels, start, delta);
+                        [all, kernels.l1(delta)]
+                    }
+                };
+                sums[0] += all;
+                sums[1] += kept;
+            }
+        });
+    };
+    let ranked = keeps.iter().any(|keep| matches!(keep, Keep::Ranked { .. }));
+    let norms = match ranked {
+        true => {
+            let columns = io.columns();
+            io.row_sums(columns, 2 * keeps.len(), |row, inputs, sums| {
+                add(row * columns, inputs, sums);
+            })?
+        }
+        false => io.sums(2 * keeps.len(), add)?,
+    };
+    let ratio = |norms: &[f64]| match norms {
+        [before, after] if *before >= ZERO_NORM && *after >= ZERO_NORM => before / after,
+        _ => 1.0,
+    };
+    Ok(norms.chunks(2).map(ratio).collect())
+}
