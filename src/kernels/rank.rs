@@ -94,7 +94,7 @@ impl Buckets {
         }
         let floor = top.saturating_sub(((BUCKETS - 1) as u32) << SHIFT);
         for (of, x) in made.of.iter_mut().zip(x) {
-            *of = (pattern(*x).max(floor) - floor >> SHIFT) as u16;
+            *of = ((pattern(*x).max(floor) - floor) >> SHIFT) as u16;
         }
         // Two counts by turns, so that equal magnitudes do not wait for each other.
         let (pairs, rest) = made.of.as_chunks::<2>();
@@ -105,7 +105,7 @@ impl Buckets {
         for of in rest {
             made.elements[*of as usize % BUCKETS] += 1;
         }
-        made.count = (top - floor >> SHIFT) as usize + 1;
+        made.count = ((top - floor) >> SHIFT) as usize + 1;
         let mut next = 0;
         for (first, elements) in made.first.iter_mut().zip(&mut made.elements) {
             *elements += *first;

@@ -22,7 +22,6 @@ pub(super) const METHOD: Method = Method {
         LAMBDA,
     ],
     reads: Reads::Stream { passes: 4, bins: BINS },
-    holds: |_, inputs, _| (inputs * inputs) as u64 * 64,
     prepare,
     ..STREAMED
 };

@@ -80,7 +80,7 @@ fn case(method: &'static str, models: usize, base: Option<usize>) -> Case {
 
 /// At least one case a method; a method without one fails `every_method_has_a_case`.
 fn cases() -> Vec<Case> {
-    let mut cases = vec![
+    let others = vec![
         case("linear", 3, None).each("weight", &[0.2, 0.5, 0.9]),
         case("linear", 2, None).each("weight", &[-0.5, 2.0]),
         case("linear", 2, Some(1)).each("weight", &[0.3, 0.1]).flag("normalize", false),
@@ -113,57 +113,6 @@ fn cases() -> Vec<Case> {
             .each("weight", &[0.5, 1.5])
             .each("density", &[0.4, 0.6])
             .flag("rescale", false),
-        case("breadcrumbs", 3, Some(0)).each("weight", &[0.6, 0.3]).each("density", &[0.5, 0.3]),
-        case("breadcrumbs", 4, Some(1))
-            .each("weight", &[0.6, -0.3, 0.9])
-            .each("density", &[0.95, 1.0, 0.0])
-            .each("gamma", &[0.1, 0.2, 0.3])
-            .flag("rescale", true)
-            .flag("normalize", true),
-        case("breadcrumbs", 3, Some(2))
-            .each("weight", &[0.6, 0.3])
-            .each("density", &[0.95, 1.0])
-            .each("gamma", &[0.1, 0.2])
-            .paper(),
-        case("breadcrumbs_ties", 3, Some(0))
-            .each("weight", &[1.0, 0.5])
-            .each("density", &[0.4, 0.8])
-            .each("gamma", &[0.02, 0.0])
-            .flag("normalize", true)
-            .number("lambda", 1.2),
-        case("della", 3, Some(0))
-            .each("weight", &[0.5, 1.5])
-            .each("density", &[0.5, 0.3])
-            .each("epsilon", &[0.15, 0.25]),
-        case("della", 3, Some(1)).each("weight", &[0.5, 1.5]).each("density", &[1.0, 0.6]).paper(),
-        case("della_linear", 4, Some(3))
-            .each("weight", &[0.5, 0.5, 0.7])
-            .each("density", &[0.0, 0.5, 0.7])
-            .flag("rescale", false)
-            .flag("normalize", true),
-        case("della_linear", 2, Some(0)).each("weight", &[0.8]).each("density", &[0.4]),
-        case("sce", 3, Some(0)),
-        case("sce", 4, Some(2)).number("select_topk", 0.3),
-        case("sce", 3, Some(1)).number("select_topk", 0.001),
-        case("ram", 4, Some(0)),
-        case("ram", 3, Some(2)).number("epsilon", 0.08),
-        case("ramplus_tl", 4, Some(1)),
-        case("ramplus_tl", 3, Some(0))
-            .number("r", 0.5)
-            .number("alpha", 5.0)
-            .number("epsilon", 0.08),
-        case("pcb", 3, Some(0)),
-        case("pcb", 4, Some(1))
-            .each("weight", &[1.0, 0.9, 1.3])
-            .number("density", 0.4)
-            .number("lambda", 1.2),
-        case("pcb", 3, Some(2)).number("density", 1.0),
-        case("consensus", 3, Some(0)),
-        case("consensus", 4, Some(3))
-            .each("weight", &[0.5, -0.7, 1.0])
-            .each("tall_lambda", &[0.3, 0.6, 0.45])
-            .number("k", 1.0)
-            .number("lambda", 0.8),
         case("fisher", 3, None).each("weight", &[1.0, 0.5, 0.25]),
         case("fisher", 2, Some(1)).number("floor", 0.1),
         case("fisher", 1, None),
@@ -176,8 +125,7 @@ fn cases() -> Vec<Case> {
             .each("weight", &[0.6, 0.2])
             .then("lines", &[("alpha", 0.0), ("beta", 0.0)]),
     ];
-    cases.extend(geometry::cases());
-    cases
+    [others, geometry::cases(), sparse::cases(), scored::cases()].concat()
 }
 
 impl Case {

@@ -15,7 +15,8 @@ by element; its own float32, whose sums over a tensor are the less precise the l
 tensor's largest element. Largest differences found: 1.4e-7 and (karcher) 6.5e-6. Elements whose importance is Arcee
 Fusion's threshold are left out; on some more its float32 decides otherwise, which are counted. Elements that tie at a
 threshold of TIES or Breadcrumbs are picked arbitrarily by mergekit, so they are left out of that comparison and checked
-against the formula in numpy instead; at SCE's threshold they are left out, with those that rounding can move over it.
+against the formula in numpy instead; a tie at SCE's threshold changes the shares of the models, and
+so the whole tensor.
 DARE and DELLA draw other random numbers in each tool, so there the statistics are compared.
 Prints a row for each case; exits with 1 if any fails.
 """
@@ -30,6 +31,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 from cases import CASES, CODE, LAYERS, LORA, LORA_CASES, MATH, PROSE, STAGES, deltas, s, w
+from selected import kept_elements, sce_reference
 
 sys.path.pop(0)  # this file's folder, where `import mergekit` would find this file
 os.environ["COGNATE_CACHE"] = ""  # leave no digests behind
@@ -94,35 +96,6 @@ def evaluate(setting, name, t):
     if isinstance(setting, list):
         return float(np.interp(t * (len(setting) - 1), range(len(setting)), setting))
     return setting
-
-
-def kept_elements(method, size, density, gamma, room):
-    """Which magnitudes TIES or Breadcrumbs keep (equal ones in order of their index), and which tie at a threshold."""
-    share = int(density * size.size)
-    limits = [max(1, share) if density > 0 else 0]
-    if method != "ties":
-        outer = min(share + int(gamma * size.size), size.size)
-        limits = [size.size] if density >= 1 else [outer, outer - share]
-    keep, cut = np.ones(size.size, bool), np.zeros(size.size, bool)
-    order = np.argsort(-size, kind="stable")
-    for limit, inside in zip(limits, (True, False)):
-        keep[order[limit:] if inside else order[:limit]] = False
-        at = np.sort(size)[-limit] if 0 < limit < size.size else 0
-        if at > 0 and (size >= at - room).sum() > limit:  # a tie at 0 adds nothing either way
-            cut |= np.abs(size - at) <= room
-    return np.float32(keep), cut
-
-
-def sce_cut(made, name, models):
-    """The elements whose variance over the models is SCE's threshold, but for rounding."""
-    share = made["parameters"].get("select_topk", 1)
-    tuned = [np.float64(models[m["model"]][name] - models["base"][name]) for m in made["models"]]
-    variance = np.var(tuned, axis=0)
-    k = int((variance != 0).sum() * share)
-    if not 0 < k < variance.size:
-        return np.zeros(variance.shape, bool)
-    at = np.sort(variance, axis=None)[-k]
-    return np.abs(variance - at) <= 1e-6 * at
 
 
 def ties_reference(made, name, models):
@@ -211,11 +184,9 @@ def compare(made, models, folder):
             continue
         a, b = a.numpy(), b.numpy()
         use = np.ones(a.shape, bool)
-        if isinstance(made, dict) and made["merge_method"] == "sce":
-            use = ~sce_cut(made, name, models)
-            excluded += int((~use).sum())
-        if isinstance(made, dict) and made["merge_method"] in ("ties", "breadcrumbs", "breadcrumbs_ties"):
-            expected, cut = ties_reference(made, name, models)
+        method = made["merge_method"] if isinstance(made, dict) else None
+        if method in ("ties", "breadcrumbs", "breadcrumbs_ties", "sce"):
+            expected, cut = (sce_reference if method == "sce" else ties_reference)(made, name, models)
             use, excluded = ~cut, excluded + int(cut.sum())
             relative, close = difference(expected, b, np.ones(a.shape, bool))
             if not close or relative > TOLERANCE:

@@ -171,7 +171,7 @@ fn bands(io: &TensorIo<'_>, p: &Params, densities: &[f64]) -> Result<Vec<Keep>> 
         let counts = [*largest, *but].into_iter().filter(|count| is_threshold(*count));
         wanted.extend(counts.map(|count| (score, Wanted::Count(count))));
     }
-    let mut found = largest(io, &wanted, &deltas(io, io.others()?))?.into_iter();
+    let mut found = largest(io, &wanted, &*deltas(io, io.others()?))?.into_iter();
     let mut next = |count: usize| is_threshold(count).then(|| found.next()).flatten();
     let keep = |[largest, but]: [usize; 2]| match () {
         () if largest <= but => Keep::Nothing,

@@ -4,6 +4,34 @@ use super::reference::{deltas, shared};
 use super::{Case, Kernels, Lanes, Memory, case};
 use crate::model::Float;
 
+/// Cases of these methods.
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case("sce", 3, Some(0)),
+        case("sce", 4, Some(2)).number("select_topk", 0.3),
+        case("sce", 3, Some(1)).number("select_topk", 0.001),
+        case("ram", 4, Some(0)),
+        case("ram", 3, Some(2)).number("epsilon", 0.08),
+        case("ramplus_tl", 4, Some(1)),
+        case("ramplus_tl", 3, Some(0))
+            .number("r", 0.5)
+            .number("alpha", 5.0)
+            .number("epsilon", 0.08),
+        case("pcb", 3, Some(0)),
+        case("pcb", 4, Some(1))
+            .each("weight", &[1.0, 0.9, 1.3])
+            .number("density", 0.4)
+            .number("lambda", 1.2),
+        case("pcb", 3, Some(2)).number("density", 1.0),
+        case("consensus", 3, Some(0)),
+        case("consensus", 4, Some(3))
+            .each("weight", &[0.5, -0.7, 1.0])
+            .each("tall_lambda", &[0.3, 0.6, 0.45])
+            .number("k", 1.0)
+            .number("lambda", 0.8),
+    ]
+}
+
 /// Where a reference leaves the value to rounding.
 const OPEN: f64 = f64::NAN;
 

@@ -4,6 +4,41 @@ use super::{Case, Kernels, Lanes, Memory, case, stream};
 use crate::kernels::Stream;
 use crate::model::Float;
 
+/// Cases of the methods that sparsify as no other here does.
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case("breadcrumbs", 3, Some(0)).each("weight", &[0.6, 0.3]).each("density", &[0.5, 0.3]),
+        case("breadcrumbs", 4, Some(1))
+            .each("weight", &[0.6, -0.3, 0.9])
+            .each("density", &[0.95, 1.0, 0.0])
+            .each("gamma", &[0.1, 0.2, 0.3])
+            .flag("rescale", true)
+            .flag("normalize", true),
+        case("breadcrumbs", 3, Some(2))
+            .each("weight", &[0.6, 0.3])
+            .each("density", &[0.95, 1.0])
+            .each("gamma", &[0.1, 0.2])
+            .paper(),
+        case("breadcrumbs_ties", 3, Some(0))
+            .each("weight", &[1.0, 0.5])
+            .each("density", &[0.4, 0.8])
+            .each("gamma", &[0.02, 0.0])
+            .flag("normalize", true)
+            .number("lambda", 1.2),
+        case("della", 3, Some(0))
+            .each("weight", &[0.5, 1.5])
+            .each("density", &[0.5, 0.3])
+            .each("epsilon", &[0.15, 0.25]),
+        case("della", 3, Some(1)).each("weight", &[0.5, 1.5]).each("density", &[1.0, 0.6]).paper(),
+        case("della_linear", 4, Some(3))
+            .each("weight", &[0.5, 0.5, 0.7])
+            .each("density", &[0.0, 0.5, 0.7])
+            .flag("rescale", false)
+            .flag("normalize", true),
+        case("della_linear", 2, Some(0)).each("weight", &[0.8]).each("density", &[0.4]),
+    ]
+}
+
 /// The `count` largest magnitudes; among equals, those with the lowest index.
 fn largest(delta: &[f32], count: usize) -> Vec<bool> {
     let mut order: Vec<usize> = (0..delta.len()).collect();

@@ -105,16 +105,13 @@ pub(super) fn thresholds(io: &TensorIo<'_>, densities: &[f64]) -> Result<Vec<Opt
     let trimmed: Vec<usize> = trimmed.map(|(input, _)| input).collect();
     let wanted: Vec<(usize, Wanted)> =
         keeps.iter().flatten().enumerate().map(|(i, keep)| (i, Wanted::Count(*keep))).collect();
-    let mut found = largest(io, &wanted, &deltas(io, trimmed))?.into_iter();
+    let mut found = largest(io, &wanted, &*deltas(io, trimmed))?.into_iter();
     Ok(keeps.iter().map(|keep| keep.and_then(|_| found.next())).collect())
 }
 
 /// As scores, the deltas of these inputs.
-pub(super) fn deltas<'a>(
-    io: &'a TensorIo<'_>,
-    looked_at: Vec<usize>,
-) -> impl Fn(&mut [Vec<f32>], &mut dyn FnMut(usize, &[f32])) + Sync + 'a {
-    move |inputs, visit| for_deltas(io, &looked_at, inputs, visit)
+pub(super) fn deltas<'a>(io: &'a TensorIo<'_>, looked_at: Vec<usize>) -> Box<Scores<'a>> {
+    Box::new(move |inputs, visit| for_deltas(io, &looked_at, inputs, visit))
 }
 
 /// Turns some inputs of a tile into deltas and hands them out, each with its place in `looked_at`.

@@ -84,7 +84,7 @@ pub fn model_thresholds(io: &ModelIo<'_>, parts: &[Part]) -> Result<Vec<Vec<Opti
                     let look = look.ok_or_else(|| Error::internal("a model's tensor was lost"))?;
                     let cut = Cut { score: 0, pattern: state.range.start, nth: left };
                     let deltas = super::deltas(tensor, vec![look.input]);
-                    cut_ends(tensor, &deltas, &[cut])?.first().copied().unwrap_or(0)
+                    cut_ends(tensor, &*deltas, &[cut])?.first().copied().unwrap_or(0)
                 }
             };
             left[search] = left[search].saturating_sub(equal[search]);
