@@ -209,6 +209,8 @@ kernels! {
     /// of the tile's rows for each step of the inner dimension, `b` a row of its columns. Each sum in
     /// f32, in the order of the steps.
     fn add_tile(a: &[f32], b: &[f32], tile: &mut [f32]) = product::add_tile;
+    /// The same in f64, for a tile of [`super::TILE_ROWS_F64`] × [`super::TILE_COLUMNS_F64`].
+    fn add_tile_f64(a: &[f64], b: &[f64], tile: &mut [f64]) = product::add_tile_f64;
     /// `gradient *= f'(x)` for an activation function.
     fn activate_gradient(activation: Activation, x: &[f32], gradient: &mut [f32]) = gradient::activate;
     /// The gradient before a softmax from that behind it; `y` is its output.

@@ -20,7 +20,7 @@ mod sparsify;
 
 pub use dispatch::{Isa, Kernels};
 pub use neural::Activation;
-pub use product::{TILE_COLUMNS, TILE_ROWS};
+pub use product::{TILE_COLUMNS, TILE_COLUMNS_F64, TILE_ROWS, TILE_ROWS_F64};
 pub use random::Stream;
 
 /// Lanes of a reduction: element `i` of a slice goes to lane `i % LANES`.
