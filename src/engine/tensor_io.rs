@@ -56,6 +56,16 @@ impl<'a> TensorIo<'a> {
         Self { inputs, base, streams, elements, shape, kernels, lanes, nan, thresholds: None }
     }
 
+    /// The same with other inputs in its place.
+    pub(super) fn with_inputs<'b>(&'b self, inputs: &'b [&'b dyn Source]) -> TensorIo<'b> {
+        TensorIo { inputs, ..*self }
+    }
+
+    /// The inputs as they are stored.
+    pub(super) fn inputs(&self) -> &'a [&'a dyn Source] {
+        self.inputs
+    }
+
     /// The same with what a survey of the whole model found for this tensor.
     pub(crate) fn with_thresholds(self, thresholds: Option<&'a [Option<Threshold>]>) -> Self {
         Self { thresholds, ..self }

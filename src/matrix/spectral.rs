@@ -88,14 +88,18 @@ pub fn rescale<F: Fn(f64) -> f64>(
     })
 }
 
-/// The matrix with the singular vectors of `a` and all its singular values 1 (its polar factor);
-/// those that count as 0 stay 0.
+/// The matrix with the singular vectors of `a` and all its singular values 1 (its polar factor), with
+/// the singular values it had; those that count as 0 stay 0, and are left out.
 ///
 /// # Errors
 /// An element is not finite.
-pub fn polar(kernels: Kernels, a: View<'_, f64>) -> Result<Matrix> {
+pub fn polar(kernels: Kernels, a: View<'_, f64>) -> Result<(Matrix, Vec<f64>)> {
     let (rows, columns) = a.shape();
-    let near = rescale(kernels, a, |_| |value: f64| 1.0 / value)?;
+    let mut values = Vec::new();
+    let near = rescale(kernels, a, |found| {
+        values = found.to_vec();
+        |value: f64| 1.0 / value
+    })?;
     // What the Gram matrix lost of small singular values: a step of Newton and Schulz squares the error,
     // X ← (3X − XXᵀX)/2.
     let cubed = if rows <= columns {
@@ -107,5 +111,5 @@ pub fn polar(kernels: Kernels, a: View<'_, f64>) -> Result<Matrix> {
     for (x, cubed) in out.values.iter_mut().zip(&cubed.values) {
         *x = 1.5 * *x - 0.5 * cubed;
     }
-    Ok(out)
+    Ok((out, values))
 }

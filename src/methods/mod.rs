@@ -6,12 +6,16 @@
 
 mod copy;
 mod fisher;
+mod isotropic;
 mod linear;
 mod params;
 mod passthrough;
+mod singular_vectors;
 mod slerp;
+mod task_matrix;
 mod task_vectors;
 mod threshold;
+mod wudi;
 
 pub use params::{Default, Param, ParamKind, Params, Scope, Value};
 pub use threshold::{Part, Threshold, model_thresholds};
@@ -46,6 +50,9 @@ pub struct Method {
     pub reads: Reads,
     /// Bytes it keeps for each tensor besides the chunks, given the number of inputs and the shape.
     pub holds: fn(inputs: usize, shape: &[usize]) -> u64,
+    /// Bytes it holds at once for a weight matrix of a layer, which it takes whole, given the number of
+    /// inputs, rows and columns; 0 if it streams matrices like any tensor.
+    pub whole: fn(inputs: usize, shape: (usize, usize)) -> u64,
     /// Checks the parameters of one tensor beyond their ranges; says what is wrong.
     pub check: fn(&Params) -> std::result::Result<(), String>,
     /// Whether, with these parameters, the method trims whole models, so that their thresholds are
@@ -141,7 +148,7 @@ impl Map {
 }
 
 /// Every merge method a recipe can name.
-pub static METHODS: [Method; 8] = [
+pub static METHODS: [Method; 12] = [
     linear::METHOD,
     slerp::METHOD,
     task_vectors::TASK_ARITHMETIC,
@@ -149,6 +156,10 @@ pub static METHODS: [Method; 8] = [
     task_vectors::DARE_LINEAR,
     task_vectors::DARE_TIES,
     fisher::METHOD,
+    isotropic::COMMON,
+    isotropic::COMMON_AND_TASKS,
+    singular_vectors::METHOD,
+    wudi::METHOD,
     passthrough::METHOD,
 ];
 
@@ -234,6 +245,7 @@ const STREAMED: Method = Method {
     params: &[],
     reads: Reads::Stream { passes: 1, bins: 0 },
     holds: nothing,
+    whole: |_, _| 0,
     check: unchecked,
     trims_model: per_tensor,
     prepare: |_, _| Err(crate::error::Error::internal("a method without a formula was called")),

@@ -7,6 +7,7 @@ mod advice;
 mod builder;
 mod compatible;
 mod layout;
+mod memory;
 mod params;
 mod parts;
 mod placements;
@@ -141,6 +142,8 @@ pub struct Plan {
     pub seed: u64,
     /// Threads to run with, after the memory budget.
     pub lanes: usize,
+    /// Bytes for the tensors that are taken whole, all threads together.
+    pub whole: u64,
     /// What it reads, writes and takes.
     pub totals: Totals,
     /// Likely mistakes, and decisions the user should know of.
@@ -148,6 +151,17 @@ pub struct Plan {
 }
 
 impl Job {
+    /// Bytes that are held while the tensor is worked on because it is taken whole; 0 where it streams.
+    pub(crate) fn whole(&self) -> u64 {
+        let Some(shape) = self.output.matrix() else { return 0 };
+        (self.method.whole)(self.inputs.len(), shape)
+    }
+
+    /// The method that makes it, in words.
+    pub(crate) fn steps(&self) -> String {
+        self.method.name.to_string()
+    }
+
     /// The inputs that are the models' tensors; statistics of these follow, in the same order.
     pub fn weights(&self) -> &[Input] {
         let parts = if self.method.statistics.is_some() { 2 } else { 1 };
