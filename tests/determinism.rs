@@ -33,9 +33,22 @@ fn models(sandbox: &Sandbox) {
     }
 }
 
+/// A recipe with a post-step, likewise.
+fn post(name: &str, row: &Value) -> String {
+    let parameters = row["parameters"].as_array().unwrap().iter();
+    let parameters = parameters.map(|p| format!("{}: {}", p["name"].as_str().unwrap(), 0.4));
+    let parameters = parameters.collect::<Vec<_>>().join(", ");
+    format!(
+        "merge_method: task_arithmetic\nbase_model: m0\nmodels: [{{model: m1}}, {{model: m2}}]\nparameters: {{weight: 0.5}}\n{name}: {{{parameters}}}\n"
+    )
+}
+
 /// A recipe for a row of `cognate methods --json`, by what the row says of itself.
 fn recipe(method: &Value) -> String {
     let name = method["name"].as_str().unwrap();
+    if method["post_step"] == true {
+        return post(name, method);
+    }
     let count = method["models"]["max"].as_u64().map_or(3, |most| most as usize);
     let based = method["base_required"].as_bool().unwrap();
     let mut text = format!("merge_method: {name}\nmodels:\n");

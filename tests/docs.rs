@@ -21,6 +21,15 @@ const DOCUMENTS: [(&str, &str, usize, usize); 4] = [
     ("merge-configs/README.md", include_str!("../merge-configs/README.md"), 0, 2),
 ];
 
+#[test]
+fn the_methods_page_is_what_the_tables_say() {
+    let page = cognate::methods::page();
+    assert!(
+        page == include_str!("../docs/methods.md"),
+        "run `cognate methods --markdown > docs/methods.md`"
+    );
+}
+
 /// A fenced block: its language, the words behind it, the line it begins at, and its text.
 struct Block<'a> {
     language: &'a str,

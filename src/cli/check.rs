@@ -38,7 +38,7 @@ impl Args {
         }
         for stage in &file.stages {
             let name = stage.name.as_ref().map(|name| format!("{}: ", name.value));
-            let (name, method) = (name.unwrap_or_default(), stage.method.name);
+            let (name, method) = (name.unwrap_or_default(), stage.methods.title());
             let _ = writeln!(text, "  {name}{method} of {}", models(stage).join(", "));
         }
         print(&text)
@@ -53,7 +53,7 @@ fn models(stage: &Recipe) -> Vec<&str> {
 fn stage(stage: &Recipe) -> Value {
     json!({
         "name": stage.name.as_ref().map(|name| &name.value),
-        "merge_method": stage.method.name,
+        "merge_method": stage.methods.json(),
         "models": models(stage),
         "warnings": stage.warnings,
     })

@@ -94,7 +94,7 @@ impl Args {
             merge.plan().jobs.len(),
             totals.parameters,
             totals.write,
-            merge.recipe.last().method.name
+            merge.recipe.last().methods.title()
         ))?;
         if let Some(report) = &report {
             print(&format!("\n{}", report.table(Style::Text)))?;

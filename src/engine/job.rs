@@ -80,7 +80,7 @@ impl Context<'_> {
             job.inputs.iter().map(|input| stream(self.plan.seed, input.model, &job.random_key));
         let streams: Vec<Stream> = streams.collect();
         let io = self.io(job, &inputs, &streams, lanes).with_thresholds(thresholds);
-        let map = (job.method.prepare)(&io, &job.params)?;
+        let map = job.map(&io)?;
         let mut hashes = self.hashes(job, &inputs);
         let unwritten = Unwritten::default();
         let mut made: Vec<Arc<Block>> = Vec::new();

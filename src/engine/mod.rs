@@ -52,5 +52,5 @@ pub(crate) fn lane_bytes(job: &Job) -> u64 {
     // Where thresholds are searched: the bins, a sample of every input, and its patterns.
     let sample = if bins > 0 { (inputs + 1) * tensor_io::SAMPLE * 4 } else { 0 };
     let bins = inputs * (bins + 1) * 8;
-    (tiles + chunks + sample + bins) as u64 + (job.method.holds)(inputs, &job.output.shape)
+    (tiles + chunks + sample + bins) as u64 + job.holds()
 }

@@ -51,7 +51,7 @@ impl PlannedTensor {
             Lanes::One,
             self.nan,
         );
-        let map = self.map.get_or_init(|| (self.job.method.prepare)(&io, &self.job.params));
+        let map = self.map.get_or_init(|| self.job.map(&io));
         work(&io, map.as_ref().map_err(Clone::clone)?)
     }
 

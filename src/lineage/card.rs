@@ -33,15 +33,29 @@ fn write_body(
     models: &[Checkpoint],
     names: &[String],
 ) -> std::fmt::Result {
-    let method = recipe.method;
+    let methods = recipe.methods.all();
     writeln!(text, "# Merge of {}\n", names.join(", "))?;
+    let names: Vec<String> = methods.iter().map(|method| format!("`{}`", method.name)).collect();
     writeln!(
         text,
-        "Made with cognate {} by the method `{}`.",
+        "Made with cognate {} by the method{} {}.",
         env!("CARGO_PKG_VERSION"),
-        method.name
+        if names.len() == 1 { "" } else { "s" },
+        names.join(" and "),
     )?;
-    writeln!(text, "{} ({})\n", method.summary, method.reference)?;
+    match &methods[..] {
+        [method] => writeln!(text, "{} ({})", method.summary, method.reference)?,
+        methods => {
+            for method in methods {
+                writeln!(text, "- `{}`: {} ({})", method.name, method.summary, method.reference)?;
+            }
+        }
+    }
+    for given in &recipe.posts {
+        let post = given.post;
+        writeln!(text, "Then `{}`: {} ({})", post.name, post.summary, post.reference)?;
+    }
+    writeln!(text)?;
     writeln!(text, "| model | role |\n|---|---|")?;
     for (i, model) in plan.models.iter().enumerate() {
         let base = recipe.base_model.as_ref().is_some_and(|base| base.value == model.reference);

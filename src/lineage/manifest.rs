@@ -6,7 +6,7 @@
 use crate::engine::{Digest, NUMERICS, Outcome, hex, model_digest};
 use crate::model::hub::Resolved;
 use crate::model::{Checkpoint, OfModel, Source, TensorSpec};
-use crate::plan::Plan;
+use crate::plan::{Job, Plan};
 use crate::recipe::{Recipe, RecipeFile};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -36,7 +36,7 @@ pub fn manifest(
         "recipe": {
             "text": file.text,
             "resolved": {
-                "merge_method": recipe.method.name,
+                "merge_method": recipe.methods.json(),
                 "base_model": recipe.base_model.as_ref().map(|base| &base.value),
                 "models": plan.models.iter().map(|model| &model.reference).collect::<Vec<_>>(),
                 "dtype": recipe.dtype.map(|dtype| dtype.name()),
@@ -54,16 +54,7 @@ pub fn manifest(
                 "path": sidecar.path,
                 "model": plan.models[sidecar.model].reference,
             })).collect::<Vec<_>>(),
-            "tensors": outputs.map(|(job, digest)| json!({
-                "name": job.output.name,
-                "dtype": job.output.dtype.to_string(),
-                "shape": job.output.shape,
-                "sha256": digest.as_ref().map(hex),
-                "method": job.method.name,
-                "parameters": job.params,
-                "inputs": plan.inputs_json(job),
-                "base": job.base,
-            })).collect::<Vec<_>>(),
+            "tensors": outputs.map(|(job, digest)| tensor(plan, job, digest)).collect::<Vec<_>>(),
         },
     });
     if !file.includes.is_empty() {
@@ -80,6 +71,24 @@ pub fn manifest(
         output.insert("vocabulary".to_string(), vocabulary);
     }
     manifest
+}
+
+/// One output tensor: what it is and how it was made.
+fn tensor(plan: &Plan, job: &Job, digest: &Option<Digest>) -> Value {
+    let mut entry = json!({
+        "name": job.output.name,
+        "dtype": job.output.dtype.to_string(),
+        "shape": job.output.shape,
+        "sha256": digest.as_ref().map(hex),
+        "method": job.method.name,
+        "parameters": job.params,
+        "inputs": plan.inputs_json(job),
+        "base": job.base,
+    });
+    if !job.posts.is_empty() {
+        entry["then"] = job.posts_json();
+    }
+    entry
 }
 
 /// One input: its digest, its tensors, and what became of those that are not used.

@@ -71,6 +71,15 @@ impl Matrix {
         self.view().t()
     }
 
+    /// The transpose.
+    pub fn transposed(&self) -> Self {
+        let mut out = Self::zeros(self.columns, self.rows);
+        for (i, row) in self.values.chunks(self.columns.max(1)).enumerate() {
+            row.iter().enumerate().for_each(|(j, x)| out.values[j * self.rows + i] = *x);
+        }
+        out
+    }
+
     /// The first rows.
     pub fn truncated(mut self, rows: usize) -> Self {
         self.rows = rows.min(self.rows);
@@ -83,6 +92,11 @@ impl Matrix {
         self.values.extend_from_slice(&below.values);
         self.rows += below.rows;
         self
+    }
+
+    /// √Σ x².
+    pub fn norm(&self) -> f64 {
+        self.values.iter().map(|x| x * x).sum::<f64>().sqrt()
     }
 
     /// Whether every element is a finite number.

@@ -19,6 +19,16 @@ pub struct Svd {
     pub right: Matrix,
 }
 
+impl Svd {
+    /// Without the directions whose singular values are `floor` or less.
+    pub fn above(self, floor: f64) -> Self {
+        let count = self.values.iter().take_while(|value| **value > floor).count();
+        let Self { mut values, left, right } = self;
+        values.truncate(count);
+        Self { values, left: left.truncated(count), right: right.truncated(count) }
+    }
+}
+
 /// How many singular values do not count as 0, given the eigenvalues of the Gram matrix in
 /// descending order.
 pub fn rank(eigenvalues: &[f64]) -> usize {

@@ -25,24 +25,10 @@ fn naive(a: &Matrix, b: &Matrix) -> Matrix {
     out
 }
 
-fn transposed(a: &Matrix) -> Matrix {
-    let mut out = Matrix::zeros(a.columns, a.rows);
-    for i in 0..a.rows {
-        for j in 0..a.columns {
-            out.row_mut(j)[i] = a.row(i)[j];
-        }
-    }
-    out
-}
-
 fn distance(a: &Matrix, b: &Matrix) -> f64 {
     assert_eq!(a.shape(), b.shape());
     let squares = a.values.iter().zip(&b.values).map(|(a, b)| (a - b) * (a - b));
     squares.sum::<f64>().sqrt()
-}
-
-fn norm(a: &Matrix) -> f64 {
-    distance(a, &Matrix::zeros(a.rows, a.columns))
 }
 
 /// Shapes with odd sizes, one row, one column, and more than a block.
@@ -56,8 +42,8 @@ fn products_are_folds_in_order_on_every_instruction_set() {
         let wanted = naive(&a, &b);
         for kernels in Kernels::all() {
             assert_eq!(product(kernels, a.view(), b.view()), wanted, "{kernels:?}");
-            assert_eq!(gram(kernels, a.view()), naive(&a, &transposed(&a)));
-            assert_eq!(gram(kernels, a.t()), naive(&transposed(&a), &a));
+            assert_eq!(gram(kernels, a.view()), naive(&a, &a.transposed()));
+            assert_eq!(gram(kernels, a.t()), naive(&a.transposed(), &a));
         }
     }
 }
@@ -70,8 +56,8 @@ fn eigenvectors_make_up_the_matrix() {
         assert!(found.values.is_sorted_by(|a, b| a >= b));
         let mut scaled = found.vectors.clone();
         scaled.scale_rows(&found.values);
-        let back = naive(&transposed(&found.vectors), &scaled);
-        assert!(distance(&back, &a) <= 1e-13 * norm(&a), "{n}: {}", distance(&back, &a));
+        let back = naive(&found.vectors.transposed(), &scaled);
+        assert!(distance(&back, &a) <= 1e-13 * a.norm(), "{n}: {}", distance(&back, &a));
         let mut identity = Matrix::zeros(n, n);
         (0..n).for_each(|i| identity.row_mut(i)[i] = 1.0);
         assert!(distance(&gram(Kernels::best(), found.vectors.view()), &identity) <= 1e-12);
@@ -99,8 +85,8 @@ fn singular_vectors_make_up_the_matrix() {
         assert_eq!(found.values.len(), rows.min(columns));
         let mut scaled = found.right.clone();
         scaled.scale_rows(&found.values);
-        let back = naive(&transposed(&found.left), &scaled);
-        assert!(distance(&back, &a) <= 1e-12 * norm(&a));
+        let back = naive(&found.left.transposed(), &scaled);
+        assert!(distance(&back, &a) <= 1e-12 * a.norm());
         let first = svd(Kernels::best(), a.view(), 1).unwrap();
         assert_eq!(first.values, found.values[..1]);
     }
@@ -122,9 +108,9 @@ fn what_has_no_direction_stays_zero() {
         assert_eq!(svd(kernels, a.view(), usize::MAX).unwrap().values.len(), 2);
         let found = polar(kernels, a.view()).unwrap().0;
         // A partial isometry has the norm of its rank.
-        assert!((norm(&found) - 2.0_f64.sqrt()).abs() <= 1e-10);
-        let back = naive(&naive(&found, &transposed(&found)), &a);
-        assert!(distance(&back, &a) <= 1e-10 * norm(&a));
+        assert!((found.norm() - 2.0_f64.sqrt()).abs() <= 1e-10);
+        let back = naive(&naive(&found, &found.transposed()), &a);
+        assert!(distance(&back, &a) <= 1e-10 * a.norm());
     }
 }
 
@@ -138,9 +124,9 @@ fn a_polar_factor_is_orthonormal_whatever_the_condition() {
         let found = polar(Kernels::best(), a.view()).unwrap().0;
         let n = rows.min(columns);
         let square = if rows <= columns {
-            naive(&found, &transposed(&found))
+            naive(&found, &found.transposed())
         } else {
-            naive(&transposed(&found), &found)
+            naive(&found.transposed(), &found)
         };
         let mut identity = Matrix::zeros(n, n);
         (0..n).for_each(|i| identity.row_mut(i)[i] = 1.0);
@@ -181,7 +167,7 @@ fn solutions_solve() {
         let wanted = random(7, n, 10);
         let right = naive(&wanted, &a);
         let found = solve(Kernels::best(), a, right).unwrap();
-        assert!(distance(&found, &wanted) <= 1e-8 * norm(&wanted), "{n}");
+        assert!(distance(&found, &wanted) <= 1e-8 * wanted.norm(), "{n}");
     }
     let negative = Matrix { values: vec![-1.0], rows: 1, columns: 1 };
     assert!(solve(Kernels::best(), negative, Matrix::zeros(2, 1)).is_err());

@@ -225,8 +225,17 @@ fn keep(file: &RecipeFile, index: usize, plan: &Plan) -> Keep {
         user.references().iter().any(|reference| stage_part(&reference.value) == name)
     };
     let users: Vec<&Recipe> = file.stages.iter().filter(uses).collect();
-    let Reads::Stream { passes, .. } = users.first().map_or(recipe, |user| user).method.reads;
-    let whole = plan.jobs.iter().any(|job| (job.method.trims_model)(&job.params));
+    let passes = |recipe: &Recipe| {
+        let passes = recipe.methods.all().into_iter().map(|method| match method.reads {
+            Reads::Stream { passes, .. } => passes,
+        });
+        passes.max().unwrap_or(1)
+    };
+    let passes = passes(users.first().map_or(recipe, |user| user));
+    let whole = plan
+        .jobs
+        .iter()
+        .any(|job| job.holds() + job.whole() > 0 || (job.method.trims_model)(&job.params));
     // Statistics take several passes over the whole model.
     let computed = users.iter().any(|user| {
         user.references().iter().any(|reference| {

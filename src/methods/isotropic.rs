@@ -2,10 +2,10 @@
 
 use super::params::{Default, FRACTION, Param};
 use super::task_matrix::{MATRICES, PARAMS, TaskMatrices, held, mean};
-use super::{Map, Method, Params};
+use super::{Map, Method, Params, Reads};
 use crate::engine::TensorIo;
 use crate::error::Result;
-use crate::matrix::{Matrix, Svd, polar, product, svd};
+use crate::matrix::{Matrix, RANK, Svd, polar, product, svd};
 
 pub(super) const COMMON: Method = Method {
     name: "iso_c",
@@ -13,6 +13,7 @@ pub(super) const COMMON: Method = Method {
     formula: "UΣVᵀ = Σ wᵢ·δᵢ; out = base + λ·mean(Σ)·UVᵀ; not a layer's matrix: base + λ·mean(wᵢ·δᵢ)",
     reference: "Marczak et al. 2025, No Task Left Behind, arXiv 2502.04959",
     notes: include_str!("notes/iso_c.md"),
+    reads: Reads::Stream { passes: 2, bins: 0 },
     whole: |_, shape| held(shape, 3, shape.0.min(shape.1), 5),
     prepare: common,
     ..MATRICES
@@ -24,6 +25,7 @@ pub(super) const COMMON_AND_TASKS: Method = Method {
     formula: "Uᶜ, Vᶜ = the first of Σ wᵢ·δᵢ; Uⁱ, Vⁱ = the first of wᵢδᵢ − UᶜUᶜᵀwᵢδᵢ; out = base + λ·mean(σ)·polar([U¹ … Uᶜ])·polar([V¹ … Vᶜ])ᵀ",
     notes: include_str!("notes/iso_cts.md"),
     params: &[PARAMS[0], PARAMS[1], FRACTION_OF_COMMON],
+    reads: Reads::Stream { passes: 3, bins: 0 },
     whole: |_, shape| held(shape, 7, shape.0.min(shape.1), 5),
     prepare: common_and_tasks,
     ..COMMON
@@ -62,10 +64,12 @@ fn common_and_tasks(io: &TensorIo<'_>, p: &Params) -> Result<Map> {
     let mut all = Directions::new(&common);
     for task in 0..tasks.count() {
         let mut own = tasks.one(task)?;
+        let norm = own.norm();
         let along = product(kernels, common.left.view(), own.view());
         let along = product(kernels, common.left.t(), along.view());
         own.values_mut().iter_mut().zip(along.values()).for_each(|(x, y)| *x -= y);
-        all.add(svd(kernels, own.view(), of_each)?);
+        // A task that lies in the common directions leaves nothing but rounding.
+        all.add(svd(kernels, own.view(), of_each)?.above(norm * RANK));
     }
     all.add(common);
     let level = all.values.iter().sum::<f64>() / tasks.side() as f64;

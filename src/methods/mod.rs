@@ -8,8 +8,11 @@ mod copy;
 mod fisher;
 mod isotropic;
 mod linear;
+mod lines;
+mod page;
 mod params;
 mod passthrough;
+mod posts;
 mod singular_vectors;
 mod slerp;
 mod task_matrix;
@@ -17,7 +20,9 @@ mod task_vectors;
 mod threshold;
 mod wudi;
 
+pub use page::page;
 pub use params::{Default, Param, ParamKind, Params, Scope, Value};
+pub use posts::{POSTS, Post, Step};
 pub use threshold::{Part, Threshold, model_thresholds};
 
 use crate::engine::TensorIo;

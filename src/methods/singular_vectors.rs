@@ -2,7 +2,7 @@
 
 use super::isotropic::Directions;
 use super::task_matrix::{MATRICES, TaskMatrices, held, mean};
-use super::{Map, Method, Params};
+use super::{Map, Method, Params, Reads};
 use crate::engine::TensorIo;
 use crate::error::Result;
 use crate::matrix::svd;
@@ -13,6 +13,7 @@ pub(super) const METHOD: Method = Method {
     formula: "Uⁱ, Σⁱ, Vⁱ = the ⌊r/K⌋ first of wᵢ·δᵢ; out = base + λ·polar([U¹ … Uᴷ])·Σ·polar([V¹ … Vᴷ])ᵀ; not a layer's matrix: base + λ·mean(wᵢ·δᵢ)",
     reference: "Gargiulo et al. 2025, Task Singular Vectors, arXiv 2412.00081",
     notes: include_str!("notes/tsv_m.md"),
+    reads: Reads::Stream { passes: 2, bins: 0 },
     whole: |_, shape| held(shape, 5, shape.0.min(shape.1), 5),
     prepare,
     ..MATRICES

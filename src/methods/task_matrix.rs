@@ -2,7 +2,7 @@
 //! are no weight matrix of a layer.
 
 use super::params::{ANY, Default, Param};
-use super::{Map, Method, Params, STREAMED};
+use super::{Map, Method, Params, Reads, STREAMED};
 use crate::engine::TensorIo;
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
@@ -15,7 +15,8 @@ const LAMBDA: Param =
     Param::shared("lambda", ANY, "factor on the merged task vector").or(Default::Number(1.0));
 
 /// What the methods of this kind have in common.
-pub(super) const MATRICES: Method = Method { params: &[WEIGHT, LAMBDA], ..STREAMED };
+pub(super) const MATRICES: Method =
+    Method { params: &[WEIGHT, LAMBDA], reads: Reads::Stream { passes: 3, bins: 0 }, ..STREAMED };
 
 /// The parameters of [`MATRICES`].
 pub(super) const PARAMS: [Param; 2] = [WEIGHT, LAMBDA];

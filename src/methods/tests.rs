@@ -2,6 +2,7 @@
 //! set, at several thread counts, on odd lengths, each dtype and adversarial values.
 
 mod inputs;
+mod matrices;
 mod properties;
 mod reference;
 
@@ -64,10 +65,15 @@ struct Case {
     shared: Vec<(&'static str, Value)>,
     /// Values for each model that the parameter belongs to.
     each: Vec<(&'static str, Vec<f64>)>,
+    /// Post-steps with their parameters.
+    posts: Vec<(&'static str, Vec<(&'static str, f64)>)>,
 }
 
+/// Where the layer of the suite's tensor stands in its stack.
+const DEPTH: f64 = 0.75;
+
 fn case(method: &'static str, models: usize, base: Option<usize>) -> Case {
-    Case { method, models, base, shared: Vec::new(), each: Vec::new() }
+    Case { method, models, base, shared: Vec::new(), each: Vec::new(), posts: Vec::new() }
 }
 
 /// At least one case a method; a method without one fails `every_method_has_a_case`.
@@ -108,8 +114,24 @@ fn cases() -> Vec<Case> {
         case("fisher", 3, None).each("weight", &[1.0, 0.5, 0.25]),
         case("fisher", 2, Some(1)).number("floor", 0.1),
         case("fisher", 1, None),
+        case("iso_c", 3, Some(0)),
+        case("iso_c", 3, Some(2)).each("weight", &[0.6, -0.2]).number("lambda", 0.7),
+        case("iso_cts", 3, Some(1)).number("lambda", 0.7),
+        case("iso_cts", 4, Some(0))
+            .each("weight", &[0.6, 0.2, 1.0])
+            .number("common_space_fraction", 0.5),
+        case("tsv_m", 3, Some(0)),
+        case("tsv_m", 4, Some(2)).each("weight", &[0.6, -0.2, 1.0]).number("lambda", 0.7),
+        case("wudi", 3, Some(0)),
+        case("wudi", 4, Some(1)).each("weight", &[0.6, 0.2, 1.0]).number("lambda", 0.7),
         case("passthrough", 1, None),
         case("passthrough", 1, None).each("scale", &[-1.5]),
+        case("task_arithmetic", 3, Some(1))
+            .each("weight", &[0.6, 0.2])
+            .then("lines", &[("alpha", 0.3), ("beta", 1.1)]),
+        case("linear", 2, Some(0))
+            .each("weight", &[0.6, 0.2])
+            .then("lines", &[("alpha", 0.0), ("beta", 0.0)]),
     ]
 }
 
@@ -130,6 +152,12 @@ impl Case {
 
     fn flag(self, name: &'static str, value: bool) -> Self {
         self.with(name, Value::Bool(value))
+    }
+
+    /// The case with a post-step behind it.
+    fn then(mut self, post: &'static str, params: &[(&'static str, f64)]) -> Self {
+        self.posts.push((post, params.to_vec()));
+        self
     }
 
     fn paper(self) -> Self {
@@ -164,6 +192,20 @@ impl Case {
         params
     }
 
+    fn steps(&self) -> Vec<Step> {
+        let step = |(name, given): &(&'static str, Vec<(&'static str, f64)>)| {
+            let post = Post::named(name).unwrap();
+            let mut params = Params::default();
+            for param in post.params {
+                let given = given.iter().find(|(name, _)| *name == param.name);
+                let value = given.map(|(_, x)| Value::Number(*x)).or(param.default_value());
+                params.shared.insert(param.name, value.expect("a required parameter"));
+            }
+            Step { post, params, depth: Some(DEPTH) }
+        };
+        self.posts.iter().map(step).collect()
+    }
+
     fn run(&self, inputs: &[Memory], kernels: Kernels, lanes: Lanes) -> Vec<f32> {
         self.run_model(&[inputs], kernels, lanes).remove(0)
     }
@@ -192,18 +234,33 @@ impl Case {
         let mut all = Vec::new();
         for ((inputs, sources), thresholds) in tensors.iter().zip(&sources).zip(&surveyed) {
             let io = io(sources).with_thresholds(Some(thresholds));
-            let map = (self.method().prepare)(&io, &params).unwrap();
-            let mut out = vec![0.0; inputs[0].spec.elements()];
-            for chunk in 0..io.chunks() {
-                io.map_chunk(&map, chunk, |start, values| {
-                    out[start..start + values.len()].copy_from_slice(values);
-                    Ok(())
-                })
-                .unwrap();
-            }
-            all.push(out);
+            all.push(self.made(&io, inputs[0].spec.elements()).unwrap());
         }
         all
+    }
+
+    /// The output of a method that needs no survey, or its error.
+    fn try_run(&self, inputs: &[Memory]) -> Result<Vec<f32>> {
+        let sources: Vec<&dyn Source> = inputs.iter().map(|input| input as &dyn Source).collect();
+        let streams: Vec<Stream> = (0..self.models).map(stream).collect();
+        let (kernels, nan) = (Kernels::best(), NanPolicy::Refuse);
+        let io = TensorIo::new(&sources, self.base, &streams, kernels, Lanes::One, nan);
+        self.made(&io, inputs[0].spec.elements())
+    }
+
+    /// The method's map with the post-steps behind it, applied to every chunk.
+    fn made(&self, io: &TensorIo<'_>, elements: usize) -> Result<Vec<f32>> {
+        let map = (self.method().prepare)(io, &self.params())?;
+        let mut steps = self.steps().into_iter();
+        let map = steps.try_fold(map, |map, step| (step.post.prepare)(io, map, &step))?;
+        let mut out = vec![0.0; elements];
+        for chunk in 0..io.chunks() {
+            io.map_chunk(&map, chunk, |start, values| {
+                out[start..start + values.len()].copy_from_slice(values);
+                Ok(())
+            })?;
+        }
+        Ok(out)
     }
 }
 
@@ -236,6 +293,12 @@ fn what_is_missing_of_mergekit_is_not_here() {
 fn every_method_has_a_case() {
     for method in &METHODS {
         assert!(cases().iter().any(|case| case.method == method.name), "{}", method.name);
+        assert!(!method.notes.trim().is_empty(), "{} has no notes", method.name);
+    }
+    for post in &POSTS {
+        let has = |case: &Case| case.posts.iter().any(|(name, _)| *name == post.name);
+        assert!(cases().iter().any(has), "{}", post.name);
+        assert!(!post.notes.trim().is_empty(), "{} has no notes", post.name);
     }
 }
 

@@ -1,12 +1,13 @@
 //! Builds a plan from a merge recipe and the opened checkpoints.
 
 use super::memory::memory;
+use super::methods::{Depths, check_group, check_model_densities, method, posts};
 use super::placements::{Group, Placement, Placements, place};
 use super::{
     Input, Job, Model, Options, Plan, Sidecar, Totals, Vocabulary, donor, layout, params, parts,
 };
 use crate::error::{Error, Result, list};
-use crate::methods::{Base, COPY, Method, Params};
+use crate::methods::{COPY, Params};
 use crate::model::{
     Checkpoint, Float, Place, Sidecars, Source, Stacks, TensorSpec, split_layer, tied_to,
 };
@@ -33,17 +34,23 @@ pub(super) fn build(
     let donor = donor(recipe, models);
     super::compatible::check(recipe, models, donor)?;
     let placements = place(recipe, models)?;
-    for group in &placements.groups {
-        check_group(recipe, group, models)?;
+    let mut checked = BTreeSet::new();
+    for placement in &placements.list {
+        let (group, method) = (&placements.groups[placement.group], method(recipe, placement)?);
+        if checked.insert((placement.group, method.name)) {
+            check_group(recipe, group, method, models)?;
+        }
     }
     let mut warnings = recipe.warnings.clone();
     warnings.extend(super::compatible::differences(models, donor));
     warnings.extend(vocabulary.warnings.iter().cloned());
     warn_of_mixtures(models, donor, &mut warnings);
     let mut jobs = Vec::new();
+    let depths = Depths::new(&placements);
     for placement in &placements.list {
         let group = &placements.groups[placement.group];
-        jobs.push(job(recipe, group, placement, models, &mut warnings)?);
+        let depth = depths.of(&placement.output);
+        jobs.push(job(recipe, group, placement, depth, models, &mut warnings)?);
     }
     if jobs.is_empty() {
         return Err(
@@ -96,83 +103,6 @@ pub(super) fn build(
     })
 }
 
-/// The method's demands on a group: a base, a number of models, no model twice.
-fn check_group(recipe: &Recipe, group: &Group<'_>, models: &[Checkpoint]) -> Result<()> {
-    let method = recipe.method;
-    let names = || list(group.members.iter().map(|member| models[member.model].reference.as_str()));
-    let mut seen = BTreeSet::new();
-    if let Some(twice) = group.members.iter().find(|member| !seen.insert(member.model)) {
-        return Err(recipe
-            .model_error(twice.at, "a model is merged with itself")
-            .fact("model", &twice.at.value)
-            .hint("list each model once; raise its weight instead"));
-    }
-    if method.base == Base::Required && group.base.is_none() {
-        let error = recipe
-            .error(&group.at, format!("the method `{}` needs a base model", method.name))
-            .key("base_model");
-        return Err(match &recipe.base_model {
-            None => error.hint("name it with `base_model:`"),
-            Some(_) => error
-                .fact("models", names())
-                .hint("with `slices`, the base model must be one of each slice's sources"),
-        });
-    }
-    // An optional base is not one of the models.
-    let apart = usize::from(method.base == Base::Optional && group.base.is_some());
-    let count = group.members.len() - apart;
-    if !method.inputs.allows(count) {
-        let unlisted = group.members.iter().find(|member| member.parameters.is_none());
-        let hint = match unlisted {
-            Some(base) if apart == 0 => format!(
-                "base_model joins the merged models: leave out `base_model: {}`, or the others",
-                base.at.value
-            ),
-            _ => format!("list {}, or choose another method", method.inputs),
-        };
-        return Err(recipe
-            .error(
-                &group.at,
-                format!("the method `{}` does not take this many models", method.name),
-            )
-            .key("merge_method")
-            .hint(hint)
-            .expected(
-                match method.base {
-                    Base::Optional => format!("{} besides the base", method.inputs),
-                    _ => format!("{}, the base included", method.inputs),
-                },
-                format!("{count} ({})", names()),
-            ));
-    }
-    Ok(())
-}
-
-/// Trimming over a whole model needs one density for all of the model's tensors.
-fn check_model_densities(recipe: &Recipe, models: &[Checkpoint], jobs: &[Job]) -> Result<()> {
-    let mut densities: BTreeMap<usize, f64> = BTreeMap::new();
-    for job in jobs.iter().filter(|job| (job.method.trims_model)(&job.params)) {
-        let others = job.inputs.iter().enumerate().filter(|(i, _)| job.base != Some(*i));
-        for ((_, input), density) in others.zip(job.params.each("density")) {
-            let first = *densities.entry(input.model).or_insert(density);
-            if first != density {
-                return Err(Error::input(
-                    "a model has several densities, but is trimmed as a whole",
-                )
-                .file(&recipe.file)
-                .key("density")
-                .fact("model", &models[input.model].reference)
-                .tensor(&job.output.name)
-                .expected(first, density)
-                .hint(
-                    "with `variant: paper` give the model one density, or leave the variant out",
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
 fn warn_of_mixtures(models: &[Checkpoint], donor: usize, warnings: &mut Vec<String>) {
     let lead = &models[donor];
     for model in models {
@@ -192,6 +122,7 @@ fn job(
     recipe: &Recipe,
     group: &Group<'_>,
     placement: &Placement,
+    depth: Option<f64>,
     models: &[Checkpoint],
     warnings: &mut Vec<String>,
 ) -> Result<Job> {
@@ -252,10 +183,12 @@ fn job(
     }
     let float = lead.float().map(|kept| recipe.out_dtype.or(recipe.dtype).unwrap_or(kept));
     let dtype = float.filter(|_| arithmetic).map_or(lead.dtype, Float::dtype);
-    let (method, resolved): (&'static Method, Params) = if arithmetic {
-        (recipe.method, params::resolve(recipe, recipe.method, group, placement)?)
+    let (method, resolved, posts) = if arithmetic {
+        let method = method(recipe, placement)?;
+        let resolved = params::resolve(recipe, method, group, placement)?;
+        (method, resolved, posts(recipe, group, placement, depth)?)
     } else {
-        (&COPY, Params::default())
+        (&COPY, Params::default(), Vec::new())
     };
     (method.check)(&resolved).map_err(|reason| {
         let wrong = recipe.error(&group.at, reason).key("parameters");
@@ -271,6 +204,7 @@ fn job(
         inputs,
         base: group.base.filter(|_| arithmetic),
         params: resolved,
+        posts,
         random_key: placement.key.clone(),
         shard: 0,
         offset: 0,

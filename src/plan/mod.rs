@@ -8,6 +8,7 @@ mod builder;
 mod compatible;
 mod layout;
 mod memory;
+mod methods;
 mod params;
 mod parts;
 mod placements;
@@ -21,8 +22,9 @@ pub use report::Totals;
 pub(crate) use report::bytes;
 pub use vocabulary::Vocabulary;
 
+use crate::engine::TensorIo;
 use crate::error::Result;
-use crate::methods::{Method, Params};
+use crate::methods::{Map, Method, Params, Step};
 use crate::model::{Checkpoint, TensorSpec};
 use crate::recipe::Recipe;
 use std::collections::BTreeMap;
@@ -97,6 +99,8 @@ pub struct Job {
     pub base: Option<usize>,
     /// The method's parameters for this tensor.
     pub params: Params,
+    /// What is done to the merged task vector, in this order.
+    pub posts: Vec<Step>,
     /// The name that keys the tensor's random numbers: the output's, or, for a tied head that is
     /// stored, its embedding's, so that both stay equal.
     pub random_key: String,
@@ -153,13 +157,41 @@ pub struct Plan {
 impl Job {
     /// Bytes that are held while the tensor is worked on because it is taken whole; 0 where it streams.
     pub(crate) fn whole(&self) -> u64 {
-        let Some(shape) = self.output.matrix() else { return 0 };
-        (self.method.whole)(self.inputs.len(), shape)
+        let (inputs, Some(shape)) = (self.inputs.len(), self.output.matrix()) else { return 0 };
+        let posts = self.posts.iter().map(|step| (step.post.whole)(inputs, shape));
+        // What one step leaves to the next is counted by each.
+        (self.method.whole)(inputs, shape) + posts.sum::<u64>()
     }
 
-    /// The method that makes it, in words.
+    /// The method and the post-steps by their names.
     pub(crate) fn steps(&self) -> String {
-        self.method.name.to_string()
+        let posts = self.posts.iter().map(|step| step.post.name);
+        std::iter::once(self.method.name).chain(posts).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The method's map with the post-steps behind it.
+    ///
+    /// # Errors
+    /// An input cannot be read, or is not what the method takes.
+    pub(crate) fn map(&self, io: &TensorIo<'_>) -> Result<Map> {
+        let map = (self.method.prepare)(io, &self.params)?;
+        self.posts.iter().try_fold(map, |map, step| (step.post.prepare)(io, map, step))
+    }
+
+    /// The post-steps with their parameters.
+    pub(crate) fn posts_json(&self) -> serde_json::Value {
+        let step = |step: &Step| {
+            let (name, shared) = (step.post.name, &step.params.shared);
+            serde_json::json!({"step": name, "parameters": shared, "depth": step.depth})
+        };
+        self.posts.iter().map(step).collect()
+    }
+
+    /// Bytes that the method and the post-steps keep for the tensor besides the chunks.
+    pub(crate) fn holds(&self) -> u64 {
+        let (inputs, shape) = (self.inputs.len(), &self.output.shape);
+        let posts = self.posts.iter().map(|step| (step.post.holds)(inputs, shape));
+        (self.method.holds)(inputs, shape) + posts.sum::<u64>()
     }
 
     /// The inputs that are the models' tensors; statistics of these follow, in the same order.

@@ -4,7 +4,7 @@
 use super::placements::{Group, Placement};
 use crate::error::{Error, Result};
 use crate::methods::{Default, Method, Param, Params, Scope, Value};
-use crate::recipe::{Parameters, Recipe};
+use crate::recipe::{Parameters, PostSettings, Recipe};
 
 /// The parameters of `method` for a placement; `names` are the members' tensor names.
 pub(super) fn resolve(
@@ -17,7 +17,7 @@ pub(super) fn resolve(
     let shared: Vec<&Parameters> =
         group.parameters.iter().copied().chain([&recipe.parameters]).collect();
     for param in method.params.iter().filter(|param| param.scope == Scope::Shared) {
-        let missing = || unset(recipe, group, param, placement);
+        let missing = || unset(recipe, method, group, param, placement);
         if let Some(value) = resolve_one(param, &shared, &placement.key, placement.t, missing)? {
             params.shared.insert(param.name, value);
         }
@@ -63,8 +63,39 @@ pub(super) fn resolve(
     Ok(params)
 }
 
-fn unset(recipe: &Recipe, group: &Group<'_>, param: &Param, placement: &Placement) -> Error {
-    let method = recipe.method.name;
+/// The parameters of a post-step for a placement.
+pub(super) fn resolve_post(
+    recipe: &Recipe,
+    given: &PostSettings,
+    placement: &Placement,
+) -> Result<Params> {
+    let (post, mut params) = (given.post, Params::default());
+    for param in post.params {
+        let missing = || {
+            let name = param.name;
+            recipe
+                .error(&given.at, format!("`{}` needs its `{name}`", post.name))
+                .key(format!("{}.{name}", post.name))
+                .tensor(&placement.output)
+                .fact("expected", param.expectation())
+                .hint(format!("write `{}: {{{name}: …}}`", post.name))
+        };
+        let levels = [&given.parameters];
+        if let Some(value) = resolve_one(param, &levels, &placement.key, placement.t, missing)? {
+            params.shared.insert(param.name, value);
+        }
+    }
+    Ok(params)
+}
+
+fn unset(
+    recipe: &Recipe,
+    method: &Method,
+    group: &Group<'_>,
+    param: &Param,
+    placement: &Placement,
+) -> Error {
+    let method = method.name;
     recipe
         .error(&group.at, format!("the parameter `{}` of `{method}` is not set", param.name))
         .key(format!("parameters.{}", param.name))

@@ -113,6 +113,13 @@ impl Plan {
             self.lanes,
             if self.lanes == 1 { "" } else { "s" }
         )?;
+        if self.whole > 0 {
+            writeln!(
+                out,
+                "matrices {} of it, for tensors that are taken whole",
+                bytes(self.whole)
+            )?;
+        }
         for note in &self.vocabulary {
             writeln!(out, "tokens   {note}")?;
         }
@@ -141,6 +148,10 @@ impl Plan {
         writeln!(out, "{name}  {dtype} {shape:?}")?;
         write!(out, "  {}", job.method.name)?;
         write_values(out, &job.params.shared)?;
+        for step in &job.posts {
+            write!(out, "  then {}", step.post.name)?;
+            write_values(out, &step.params.shared)?;
+        }
         for (i, input) in job.inputs.iter().enumerate() {
             write!(out, "  {}", self.models[input.model].reference)?;
             if input.tensor != *name {
@@ -212,6 +223,9 @@ impl Plan {
             },
             "warnings": self.warnings,
         });
+        if self.whole > 0 {
+            plan["totals"]["whole_bytes"] = self.whole.into();
+        }
         if let (Some(plan), Some(vocabulary)) = (plan.as_object_mut(), self.vocabulary_json()) {
             plan.insert("vocabulary".to_string(), vocabulary);
         }
@@ -219,7 +233,7 @@ impl Plan {
     }
 
     fn job(&self, job: &Job) -> Value {
-        json!({
+        let mut entry = json!({
             "tensor": job.output.name,
             "dtype": job.output.dtype.to_string(),
             "shape": job.output.shape,
@@ -229,7 +243,11 @@ impl Plan {
             "parameters": job.params,
             "shard": self.shards[job.shard].file,
             "offset": job.offset,
-        })
+        });
+        if !job.posts.is_empty() {
+            entry["then"] = job.posts_json();
+        }
+        entry
     }
 
     /// The inputs of a job with their models' references.

@@ -40,6 +40,7 @@ impl RawRecipe {
             slices,
             base_model: self.base_model.or(defaults.base_model),
             parameters: self.parameters.over(defaults.parameters),
+            lines: both(self.lines, defaults.lines, RawParameters::over),
             dtype: self.dtype.or(defaults.dtype),
             out_dtype: self.out_dtype.or(defaults.out_dtype),
             random_seed: self.random_seed.or(defaults.random_seed),

@@ -9,8 +9,10 @@
 mod defaults;
 mod evaluate;
 mod include;
+mod methods;
 mod nearby;
 mod overrides;
+mod parameters;
 mod raw;
 mod reference;
 mod schema;
@@ -22,6 +24,7 @@ mod tokenizer;
 mod validate;
 
 pub use evaluate::{Evaluate, Rivals};
+pub use methods::Methods;
 pub use schema::schema;
 pub use setting::{Filtered, Gradient, Setting};
 pub use sources::Included;
@@ -31,7 +34,7 @@ pub use statistics::{StatisticsInput, StatisticsSource};
 pub use tokenizer::{TokenKey, TokenRow, TokenSetting, TokenizerSettings, TokenizerSource};
 
 use crate::error::{Error, Result};
-use crate::methods::Method;
+use crate::methods::Post;
 use crate::model::{ChatTemplate, Float};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -86,8 +89,10 @@ pub struct Recipe {
     pub save: Option<Located<String>>,
     /// Where it stands in the file.
     pub at: Located<()>,
-    /// The merge method.
-    pub method: &'static Method,
+    /// The merge methods.
+    pub methods: Methods,
+    /// What is done to the merged task vectors, in the order of `POSTS`.
+    pub posts: Vec<PostSettings>,
     /// The models or slices to merge.
     pub layout: Layout,
     /// The base model.
@@ -248,6 +253,17 @@ impl Parameters {
     }
 }
 
+/// A post-step of a recipe.
+#[derive(Clone, Debug)]
+pub struct PostSettings {
+    /// What it is.
+    pub post: &'static Post,
+    /// Where it stands in the recipe.
+    pub at: Located<()>,
+    /// Its parameters.
+    pub parameters: Parameters,
+}
+
 impl Recipe {
     /// Every model reference, in the order of first mention, the base last unless mentioned before.
     pub fn references(&self) -> Vec<&Located<String>> {
@@ -280,14 +296,16 @@ impl Recipe {
                     .hint("give it once, or the same everywhere"));
             }
         }
-        let Some(kind) = self.method.statistics else { return Ok(()) };
+        let methods = self.methods.all();
+        let reader = methods.iter().find_map(|method| Some((method.name, method.statistics?)));
+        let Some((reader, kind)) = reader else { return Ok(()) };
         for model in self.references() {
             if self.statistics_of(&model.value).is_none() {
                 let (key, title) = (kind.key(), kind.title());
                 return Err(self
                     .model_error(
                         model,
-                        format!("the method `{}` needs the {title} of every model", self.method.name),
+                        format!("the method `{reader}` needs the {title} of every model"),
                     )
                     .fact("model", &model.value)
                     .hint(format!("add `{key}: FILE` to the model's entry under `models`; `cognate {key}` writes such files")));

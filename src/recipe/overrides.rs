@@ -97,7 +97,7 @@ impl Target<'_> {
 
     fn recipe(&self, raw: &mut RawRecipe, path: &[Step<'_>]) -> Result<()> {
         match path {
-            [Step::Key("merge_method")] => raw.merge_method = Some(self.word()),
+            [Step::Key("merge_method")] => raw.merge_method = Some(At::nowhere(self.read()?)),
             [Step::Key("base_model")] => raw.base_model = Some(self.word()),
             [Step::Key("dtype")] => raw.dtype = Some(self.word()),
             [Step::Key("out_dtype")] => raw.out_dtype = Some(self.word()),
@@ -113,6 +113,10 @@ impl Target<'_> {
             [Step::Key("evaluate")] => raw.evaluate = Some(At::nowhere(self.read()?)),
             [Step::Key("parameters"), Step::Key(name)] => {
                 self.parameter(&mut raw.parameters, name)?;
+            }
+            [Step::Key("lines"), Step::Key(name)] => {
+                let lines = raw.lines.get_or_insert_with(|| At::nowhere(RawParameters::default()));
+                self.parameter(&mut lines.value, name)?;
             }
             [Step::Key("models"), Step::At(at), rest @ ..] => {
                 let models = raw.models.as_mut().map(|models| &mut models.value);

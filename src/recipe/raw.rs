@@ -23,10 +23,10 @@ pub(super) struct RawRecipe {
     /// A file, or a list of files, whose keys hold where this document is silent. Paths are relative
     /// to the file that includes.
     pub(super) include: Option<At<RawList>>,
-    /// The merge method.
+    /// The merge method; or a list of `{filter, value}`, for tensors whose names contain the filter.
     #[serde(default)]
     #[schemars(schema_with = "schema::merge_method")]
-    pub(super) merge_method: Option<At<String>>,
+    pub(super) merge_method: Option<At<Setting>>,
     /// Several recipes, each usable as a model in the others by its `name`.
     pub(super) stages: Option<At<Vec<At<RawRecipe>>>>,
     /// The name by which other stages use this one's output.
@@ -45,6 +45,10 @@ pub(super) struct RawRecipe {
     /// Parameters for the whole recipe.
     #[serde(default)]
     pub(super) parameters: RawParameters,
+    /// LiNeS: scales the merged task vector by the depth of the layer.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::lines")]
+    pub(super) lines: Option<At<RawParameters>>,
     /// The dtype of the output, unless `out_dtype` is given.
     #[serde(default)]
     #[schemars(schema_with = "schema::dtype")]
@@ -85,6 +89,7 @@ impl RawRecipe {
             slices,
             base_model,
             parameters,
+            lines,
             dtype,
             out_dtype,
             random_seed,
@@ -94,20 +99,13 @@ impl RawRecipe {
             chat_template,
             evaluate,
         } = self;
-        let words = [
-            dtype,
-            out_dtype,
-            name,
-            save,
-            merge_method,
-            base_model,
-            tokenizer_source,
-            chat_template,
-        ];
+        let words = [dtype, out_dtype, name, save, base_model, tokenizer_source, chat_template];
         words.iter().all(|key| key.is_none())
             && tokenizer.is_none()
             && evaluate.is_none()
             && models.is_none()
+            && merge_method.is_none()
+            && lines.is_none()
             && modules.is_none()
             && slices.is_none()
             && parameters.0.is_empty()

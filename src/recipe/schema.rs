@@ -6,7 +6,7 @@
 
 use super::raw::{RawModule, RawModules, RawParameters, RawRecipe};
 use super::tokenizer::ROW_KINDS;
-use crate::methods::{METHODS, Param, ParamKind};
+use crate::methods::{Default, METHODS, Param, ParamKind, Post};
 use crate::model::{ChatTemplate, Float, Labels, known_modules};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -27,11 +27,46 @@ fn words<'a>(names: impl IntoIterator<Item = &'a str>) -> Value {
 
 /// `merge_method`: the names of the table, each with what it does.
 pub(super) fn merge_method(_: &mut SchemaGenerator) -> Schema {
-    let methods = METHODS
-        .iter()
-        .map(|method| json!({"const": method.name, "description": method.summary}))
-        .chain([json!({"type": "null"})]);
-    json_schema!({"oneOf": methods.collect::<Vec<_>>()})
+    let methods =
+        METHODS.iter().map(|method| json!({"const": method.name, "description": method.summary}));
+    let name = json!({"oneOf": methods.collect::<Vec<_>>()});
+    let entry = json!({
+        "type": "object",
+        "properties": {
+            "filter": {"type": ["string", "null"], "description": "part of the tensors' names; none and `*` match every name"},
+            "value": name,
+        },
+        "required": ["value"],
+        "additionalProperties": false,
+    });
+    json_schema!({"anyOf": [
+        name,
+        entry,
+        {"type": "array", "minItems": 1, "items": entry},
+        {"type": "null"},
+    ]})
+}
+
+/// `lines`.
+pub(super) fn lines(generator: &mut SchemaGenerator) -> Schema {
+    post(generator, "lines")
+}
+
+/// The parameters of a post-step.
+fn post(generator: &mut SchemaGenerator, name: &str) -> Schema {
+    let post = Post::named(name);
+    let params = post.into_iter().flat_map(|post| post.params);
+    let properties: Map<String, Value> =
+        params.clone().map(|param| (param.name.to_string(), setting(generator, param))).collect();
+    let required = params.filter(|param| param.default == Default::Required);
+    let required: Vec<&str> = required.map(|param| param.name).collect();
+    json_schema!({
+        "description": post.map_or("", |post| post.summary),
+        "type": ["object", "null"],
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
 }
 
 /// `dtype` and `out_dtype`.

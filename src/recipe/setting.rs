@@ -34,9 +34,7 @@ impl Setting {
             Self::Plain(gradient) => gradient.at(t),
             Self::Filtered(filtered) => filtered
                 .iter()
-                .find(|entry| {
-                    entry.filter.as_deref().is_none_or(|part| part == "*" || name.contains(part))
-                })
+                .find(|entry| matches(entry.filter.as_deref(), name))
                 .and_then(|entry| entry.value.at(t)),
         }
     }
@@ -58,6 +56,11 @@ impl Setting {
             }
         }
     }
+}
+
+/// Whether a filter matches a tensor's name.
+pub(super) fn matches(filter: Option<&str>, name: &str) -> bool {
+    filter.is_none_or(|part| part == "*" || name.contains(part))
 }
 
 impl Gradient {

@@ -1,10 +1,10 @@
 //! Statistics that come with a model: `fisher: FILE`, or how to compute them.
 
 use super::Located;
+use super::methods::Methods;
 use super::schema;
 use super::sources::{At, Sources};
 use crate::error::{Error, Result};
-use crate::methods::Method;
 use crate::model::{FisherSettings, Labels, Statistics};
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
@@ -94,16 +94,16 @@ impl<'de> Deserialize<'de> for RawFisher {
 /// Checks a model's `fisher` key; `key` is where it stands.
 pub(super) fn fisher(
     sources: &Sources,
-    method: &Method,
+    methods: &Methods,
     key: &str,
     raw: At<RawFisher>,
 ) -> Result<Located<StatisticsInput>> {
     let kind = Statistics::Fisher;
     let raw = sources.locate(raw);
     let at = raw.map(());
-    if method.statistics != Some(kind) {
+    if methods.all().iter().all(|method| method.statistics != Some(kind)) {
         return Err(at
-            .error(format!("the method `{}` has no use for Fisher information", method.name))
+            .error(format!("the method `{}` has no use for Fisher information", methods.title()))
             .key(key)
             .hint("remove the key, or choose `merge_method: fisher`"));
     }

@@ -1,28 +1,28 @@
 //! From the raw YAML to a checked [`Recipe`], with the methods' table in hand.
 
-use super::raw::{RawModel, RawModules, RawParameters, RawRecipe, RawSlice};
+use super::methods::Methods;
+use super::raw::{RawModel, RawModules, RawRecipe, RawSlice};
 use super::sources::{At, Sources};
 use super::statistics::{self, RawFisher, StatisticsInput};
-use super::{Layout, Located, ModelInput, Module, Parameters, Recipe, Slice, SliceSource};
-use crate::error::{Error, Result, nearest};
-use crate::methods::{METHODS, Method, Param, ParamKind, Scope, Value};
+use super::{Layout, Located, ModelInput, Module, Recipe, Slice, SliceSource};
+use crate::error::{Result, nearest};
 use crate::model::{ChatTemplate, Float};
 use std::path::Path;
 
 /// What a slice looks like.
 const SLICE: &str = "list a slice: `- sources: [{model: FOLDER, layer_range: [0, 4]}]`";
 
-/// What a parameters block is checked against.
-struct Context<'a> {
-    sources: &'a Sources,
+/// What a recipe's parts are checked against.
+pub(super) struct Context<'a> {
+    pub(super) sources: &'a Sources,
     file: &'a Path,
-    method: &'static Method,
-    warnings: Vec<String>,
+    pub(super) methods: Methods,
+    pub(super) warnings: Vec<String>,
 }
 
 /// What a parameters block belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
+pub(super) enum Level {
     /// One model: a model or a slice's source.
     Model,
     /// Whole tensors: a slice or the recipe.
@@ -33,16 +33,16 @@ pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Resu
     let raw = sources.locate(raw);
     let at = raw.map(());
     let raw = raw.value;
-    let name = raw.merge_method.map(|name| sources.locate(name)).ok_or_else(|| {
+    let name = raw.merge_method.ok_or_else(|| {
         at.error("the key `merge_method` is missing")
             .key("merge_method")
             .hint("add `merge_method: linear`, or another; `cognate methods` lists them")
     })?;
-    let method = Method::named(&name.value).ok_or_else(|| unknown_method(&name))?;
-    let mut context = Context { sources, file, method, warnings: Vec::new() };
+    let (methods, name) = super::methods::methods(sources, name)?;
+    let mut context = Context { sources, file, methods, warnings: Vec::new() };
     let parameters = context.parameters("parameters", raw.parameters, Level::Tensor)?;
     let layout = match raw.modules {
-        None => context.layout("", &name.map(()), raw.models, raw.slices)?,
+        None => context.layout("", &name, raw.models, raw.slices)?,
         Some(_) if raw.models.is_some() || raw.slices.is_some() => {
             return Err(name
                 .error("a recipe has more than one of `models`, `slices` and `modules`")
@@ -53,12 +53,14 @@ pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Resu
     };
     let base_model =
         raw.base_model.map(|base| context.reference("base_model", base)).transpose()?;
+    let posts = context.posts([("lines", raw.lines)])?;
     let recipe = Recipe {
         file: file.to_path_buf(),
         name: raw.name.map(|name| stage_name(sources, name)).transpose()?,
         save: raw.save.map(|at| sources.locate(at)),
         at,
-        method,
+        methods: context.methods,
+        posts,
         layout,
         base_model,
         parameters,
@@ -85,15 +87,6 @@ fn stage_name(sources: &Sources, name: At<String>) -> Result<Located<String>> {
             .expected("letters, digits, `-`, `_` and `.`", format!("{:?}", name.value)));
     }
     Ok(name)
-}
-
-fn unknown_method(name: &Located<String>) -> Error {
-    let names = METHODS.iter().map(|method| method.name).collect::<Vec<_>>();
-    let (message, hint) = Method::unknown(&name.value);
-    name.error(message)
-        .key("merge_method")
-        .fact("expected", format!("one of {}", names.join(", ")))
-        .hint(hint)
 }
 
 fn float(sources: &Sources, key: &str, name: At<String>) -> Result<Float> {
@@ -136,7 +129,7 @@ impl Context<'_> {
         raw: Option<At<RawFisher>>,
     ) -> Result<Option<Located<StatisticsInput>>> {
         let key = format!("{path}.fisher");
-        raw.map(|raw| statistics::fisher(self.sources, self.method, &key, raw)).transpose()
+        raw.map(|raw| statistics::fisher(self.sources, &self.methods, &key, raw)).transpose()
     }
 
     /// Models or slices, of a recipe (`path` is empty) or of a module.
@@ -292,107 +285,11 @@ impl Context<'_> {
     }
 
     /// The line of something, for a warning.
-    fn line<T>(&self, at: &Located<T>) -> String {
+    pub(super) fn line<T>(&self, at: &Located<T>) -> String {
         match at.line {
             0 => "an override".to_string(),
             line if *at.file == *self.file => format!("line {line}"),
             line => format!("{}:{line}", at.file.display()),
         }
-    }
-
-    /// Checks names, types and ranges of a `parameters` block.
-    fn parameters(&mut self, path: &str, raw: RawParameters, level: Level) -> Result<Parameters> {
-        let mut checked = Vec::new();
-        for (name, mut setting) in raw.0 {
-            let name = self.sources.locate(name);
-            let key = format!("{path}.{}", name.value);
-            let Some(param) = self.method.param(&name.value) else {
-                self.not_a_parameter(&name, &key)?;
-                continue;
-            };
-            for value in setting.values_mut() {
-                coerce(param, value);
-                param.admits(value).map_err(|expected| {
-                    name.error(format!(
-                        "the parameter `{}` is out of range or of the wrong type",
-                        name.value
-                    ))
-                    .key(&key)
-                    .expected(expected, &*value)
-                    .hint(instead(param, value))
-                })?;
-            }
-            if param.scope == Scope::Shared && level == Level::Model {
-                self.warnings.push(format!(
-                    "{key} ({}) has no effect: `{}` belongs to the whole tensor; set it under the slice or at the top",
-                    self.line(&name), name.value
-                ));
-            }
-            checked.push((name, setting));
-        }
-        Ok(Parameters(checked))
-    }
-
-    /// A parameter of another method is a warning, since mergekit's users leave such behind when
-    /// they change the method; one of no method is an error.
-    fn not_a_parameter(&mut self, name: &Located<String>, key: &str) -> Result<()> {
-        let method = self.method.name;
-        if METHODS.iter().any(|other| other.param(&name.value).is_some()) {
-            let line = self.line(name);
-            self.warnings
-                .push(format!("{key} ({line}) has no effect: `{method}` has no such parameter"));
-            return Ok(());
-        }
-        let names: Vec<&str> = self.method.params.iter().map(|param| param.name).collect();
-        let unknown = name
-            .error(format!("unknown parameter `{}` of the method `{method}`", name.value))
-            .key(key)
-            .fact("expected", format!("one of {}", names.join(", ")));
-        Err(match nearest(&name.value, names) {
-            Some(near) => unknown.hint(format!("did you mean `{near}`?")),
-            None => unknown.hint(format!("`cognate methods {method}` lists its parameters")),
-        })
-    }
-}
-
-/// What to write in place of a value that a parameter does not admit.
-fn instead(param: &Param, value: &Value) -> String {
-    let written = match (param.kind, value) {
-        (ParamKind::Number { min, max }, Value::Number(x)) if x.is_finite() => {
-            Value::Number(x.clamp(min, max))
-        }
-        (ParamKind::Number { min, max }, _) => Value::Number(0.5_f64.clamp(min, max)),
-        (ParamKind::Bool, _) => Value::Bool(true),
-        (ParamKind::Choice(words), Value::Text(word)) => match nearest(word, words.iter().copied())
-        {
-            Some(near) => return format!("did you mean `{near}`?"),
-            None => Value::Text(words.join("` or `")),
-        },
-        (ParamKind::Choice(words), _) => Value::Text(words.join("` or `")),
-    };
-    match written {
-        Value::Text(words) => format!("write `{words}`"),
-        plain => format!("write `{}: {plain}`, say", param.name),
-    }
-}
-
-/// Reads a value as the parameter's type where the spelling allows it, as mergekit does: a number
-/// in quotes, 0 and 1 for false and true.
-fn coerce(param: &Param, value: &mut Value) {
-    let read = match (param.kind, &*value) {
-        (ParamKind::Number { .. }, Value::Text(text)) => {
-            text.trim().parse().ok().map(Value::Number)
-        }
-        (ParamKind::Bool, Value::Number(0.0)) => Some(Value::Bool(false)),
-        (ParamKind::Bool, Value::Number(1.0)) => Some(Value::Bool(true)),
-        (ParamKind::Bool, Value::Text(text)) => match text.to_lowercase().as_str() {
-            "true" | "yes" | "on" => Some(Value::Bool(true)),
-            "false" | "no" | "off" => Some(Value::Bool(false)),
-            _ => None,
-        },
-        _ => None,
-    };
-    if let Some(read) = read {
-        *value = read;
     }
 }

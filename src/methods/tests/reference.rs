@@ -1,7 +1,7 @@
 //! The methods as their papers write them, in f64, by sorting and plain loops. Task vectors are
 //! taken in f32, as the crate defines them.
 
-use super::{Case, Value, stream};
+use super::{Case, Step, Value, matrices, stream};
 use crate::kernels::{Kernels, Stream};
 
 fn shared(case: &Case, name: &str) -> f64 {
@@ -35,7 +35,30 @@ fn bernoulli(stream: Stream, length: usize, density: f64) -> Vec<bool> {
 }
 
 /// The output of a case; `shape` is that of its tensors.
-pub(super) fn run(case: &Case, inputs: &[Vec<f32>], _shape: &[usize]) -> Vec<f64> {
+pub(super) fn run(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
+    let mut out = method(case, inputs, shape);
+    for step in case.steps() {
+        let base = inputs[case.base.unwrap()].iter().map(|x| f64::from(*x));
+        let delta: Vec<f64> = out.iter().zip(base.clone()).map(|(x, base)| x - base).collect();
+        let changed = post(&step, &delta, shape);
+        out = base.zip(changed).map(|(base, delta)| base + delta).collect();
+    }
+    out
+}
+
+/// A merged task vector behind a post-step.
+fn post(step: &Step, delta: &[f64], _shape: &[usize]) -> Vec<f64> {
+    let number = |name: &str| step.params.number(name).unwrap();
+    match step.post.name {
+        "lines" => {
+            let factor = number("alpha") + number("beta") * step.depth.unwrap();
+            delta.iter().map(|x| factor * x).collect()
+        }
+        other => unreachable!("{other}"),
+    }
+}
+
+fn method(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
     let params = case.params();
     let length = inputs[0].len();
     let at = |m: usize, i: usize| f64::from(inputs[m][i]);
@@ -80,6 +103,16 @@ pub(super) fn run(case: &Case, inputs: &[Vec<f32>], _shape: &[usize]) -> Vec<f64
                 (((1.0 - t) * theta).sin() / theta.sin(), (t * theta).sin() / theta.sin())
             };
             (0..length).map(|i| wa * at(a, i) + wb * at(b, i)).collect()
+        }
+        name if matrices::has(name) => {
+            let base = case.base.unwrap();
+            let weights = params.each("weight");
+            let weighted = deltas(inputs, base).into_iter().zip(weights).filter(|(_, w)| *w != 0.0);
+            let weighted: Vec<Vec<f64>> = weighted
+                .map(|(delta, w)| delta.iter().map(|x| w * f64::from(*x)).collect())
+                .collect();
+            let merged = matrices::merged(case, &weighted, shape);
+            (0..length).map(|i| at(base, i) + shared(case, "lambda") * merged[i]).collect()
         }
         _ => task_vectors(case, inputs),
     }

@@ -1,0 +1,147 @@
+//! Which method and post-steps make a tensor, and what they demand of its models.
+
+use super::placements::{Group, Placement, Placements};
+use super::{Job, params};
+use crate::error::{Error, Result, list};
+use crate::methods::{Base, Method, Step};
+use crate::model::{Checkpoint, split_layer};
+use crate::recipe::{PostSettings, Recipe};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The method of a tensor.
+pub(super) fn method(recipe: &Recipe, placement: &Placement) -> Result<&'static Method> {
+    recipe.methods.of(&placement.key).ok_or_else(|| {
+        recipe
+            .error(&recipe.at, "no filter of `merge_method` matches a tensor")
+            .key("merge_method")
+            .tensor(&placement.output)
+            .hint("end the list with an entry without filter: `- value: linear`, say")
+    })
+}
+
+/// The post-steps of a tensor.
+pub(super) fn posts(
+    recipe: &Recipe,
+    group: &Group<'_>,
+    placement: &Placement,
+    depth: Option<f64>,
+) -> Result<Vec<Step>> {
+    let step = |given: &PostSettings| {
+        if group.base.is_none() {
+            let name = given.post.name;
+            let error = recipe.error(&given.at, format!("`{name}` needs a base model"));
+            return Err(error.key(name).hint(
+                "it changes what the merge adds to the base: name the base with `base_model:`",
+            ));
+        }
+        let params = params::resolve_post(recipe, given, placement)?;
+        Ok(Step { post: given.post, params, depth })
+    };
+    recipe.posts.iter().map(step).collect()
+}
+
+/// How many layers each stack of the output has.
+pub(super) struct Depths<'a>(BTreeMap<&'a str, usize>);
+
+impl<'a> Depths<'a> {
+    pub(super) fn new(placements: &'a Placements<'_>) -> Self {
+        let mut last: BTreeMap<&str, usize> = BTreeMap::new();
+        for layer in placements.list.iter().filter_map(|placed| split_layer(&placed.output)) {
+            let known = last.entry(layer.stack).or_default();
+            *known = (*known).max(layer.layer);
+        }
+        Self(last)
+    }
+
+    /// Where a tensor's layer stands, from 0 to 1.
+    pub(super) fn of(&self, name: &str) -> Option<f64> {
+        let layer = split_layer(name)?;
+        let last = *self.0.get(layer.stack)?;
+        Some(if last > 0 { layer.layer as f64 / last as f64 } else { 0.0 })
+    }
+}
+
+/// The method's demands on a group: a base, a number of models, no model twice.
+pub(super) fn check_group(
+    recipe: &Recipe,
+    group: &Group<'_>,
+    method: &'static Method,
+    models: &[Checkpoint],
+) -> Result<()> {
+    let names = || list(group.members.iter().map(|member| models[member.model].reference.as_str()));
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = group.members.iter().find(|member| !seen.insert(member.model)) {
+        return Err(recipe
+            .model_error(twice.at, "a model is merged with itself")
+            .fact("model", &twice.at.value)
+            .hint("list each model once; raise its weight instead"));
+    }
+    if method.base == Base::Required && group.base.is_none() {
+        let error = recipe
+            .error(&group.at, format!("the method `{}` needs a base model", method.name))
+            .key("base_model");
+        return Err(match &recipe.base_model {
+            None => error.hint("name it with `base_model:`"),
+            Some(_) => error
+                .fact("models", names())
+                .hint("with `slices`, the base model must be one of each slice's sources"),
+        });
+    }
+    // An optional base is not one of the models.
+    let apart = usize::from(method.base == Base::Optional && group.base.is_some());
+    let count = group.members.len() - apart;
+    if !method.inputs.allows(count) {
+        let unlisted = group.members.iter().find(|member| member.parameters.is_none());
+        let hint = match unlisted {
+            Some(base) if apart == 0 => format!(
+                "base_model joins the merged models: leave out `base_model: {}`, or the others",
+                base.at.value
+            ),
+            _ => format!("list {}, or choose another method", method.inputs),
+        };
+        return Err(recipe
+            .error(
+                &group.at,
+                format!("the method `{}` does not take this many models", method.name),
+            )
+            .key("merge_method")
+            .hint(hint)
+            .expected(
+                match method.base {
+                    Base::Optional => format!("{} besides the base", method.inputs),
+                    _ => format!("{}, the base included", method.inputs),
+                },
+                format!("{count} ({})", names()),
+            ));
+    }
+    Ok(())
+}
+
+/// Trimming over a whole model needs one density for all of the model's tensors.
+pub(super) fn check_model_densities(
+    recipe: &Recipe,
+    models: &[Checkpoint],
+    jobs: &[Job],
+) -> Result<()> {
+    let mut densities: BTreeMap<usize, f64> = BTreeMap::new();
+    for job in jobs.iter().filter(|job| (job.method.trims_model)(&job.params)) {
+        let others = job.inputs.iter().enumerate().filter(|(i, _)| job.base != Some(*i));
+        for ((_, input), density) in others.zip(job.params.each("density")) {
+            let first = *densities.entry(input.model).or_insert(density);
+            if first != density {
+                return Err(Error::input(
+                    "a model has several densities, but is trimmed as a whole",
+                )
+                .file(&recipe.file)
+                .key("density")
+                .fact("model", &models[input.model].reference)
+                .tensor(&job.output.name)
+                .expected(first, density)
+                .hint(
+                    "with `variant: paper` give the model one density, or leave the variant out",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
