@@ -254,6 +254,19 @@ impl<'a> TensorIo<'a> {
         })
     }
 
+    /// What `map` makes of the whole tensor, tile by tile, on the calling thread.
+    ///
+    /// # Errors
+    /// An input cannot be read, or holds a NaN that is refused.
+    pub fn mapped(&self, map: &Map, mut sink: impl FnMut(usize, &[f32])) -> Result<()> {
+        (0..self.chunks()).try_for_each(|chunk| {
+            self.map_chunk(map, chunk, |start, values| {
+                sink(start, values);
+                Ok(())
+            })
+        })
+    }
+
     /// Applies a map to a chunk tile by tile; `sink` gets the index of a tile's first element and
     /// its values. The one place where NaN in the inputs are dealt with.
     pub(crate) fn map_chunk(

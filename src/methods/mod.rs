@@ -13,6 +13,7 @@ mod page;
 mod params;
 mod passthrough;
 mod posts;
+mod singular_values;
 mod singular_vectors;
 mod slerp;
 mod task_matrix;

@@ -132,6 +132,13 @@ fn cases() -> Vec<Case> {
         case("linear", 2, Some(0))
             .each("weight", &[0.6, 0.2])
             .then("lines", &[("alpha", 0.0), ("beta", 0.0)]),
+        case("task_arithmetic", 3, Some(1))
+            .each("weight", &[0.6, 0.2])
+            .then("subspace_boosting", &[("beta", 0.4)]),
+        case("task_arithmetic", 4, Some(1)).each("weight", &[0.6, 0.5, 0.0]).then("svc", &[]),
+        case("tsv_m", 3, Some(0))
+            .then("svc", &[("alpha", 0.3)])
+            .then("lines", &[("alpha", 0.5), ("beta", 0.0)]),
     ]
 }
 
@@ -201,7 +208,10 @@ impl Case {
                 let value = given.map(|(_, x)| Value::Number(*x)).or(param.default_value());
                 params.shared.insert(param.name, value.expect("a required parameter"));
             }
-            Step { post, params, depth: Some(DEPTH) }
+            let weights = self.params().inputs;
+            let left_out = |i: usize| weights[i].get("weight") == Some(&Value::Number(0.0));
+            let tasks = (0..self.models).filter(|i| self.base != Some(*i) && !left_out(*i));
+            Step { post, params, tasks: tasks.collect(), depth: Some(DEPTH) }
         };
         self.posts.iter().map(step).collect()
     }
