@@ -62,7 +62,8 @@ fn newton_schulz(kernels: Kernels, a: View<'_, f64>, norm: f64) -> (Matrix, usiz
 }
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let only = arguments.iter().position(|word| word == "--only");
     let only = only.and_then(|at| arguments.get(at + 1)).cloned().unwrap_or_default();
     let mut sizes: Vec<usize> = arguments.iter().filter_map(|word| word.parse().ok()).collect();
@@ -106,8 +107,7 @@ fn rows(n: usize, only: &str) {
         // The root of the largest row sum of the Gram matrix bounds the norm.
         let square = gram(kernels, sum.view());
         let bound = (0..n).map(|i| square.row(i).iter().map(|x| x.abs()).sum::<f64>());
-        let (found, steps) =
-            newton_schulz(kernels, sum.view(), bound.fold(0.0, f64::max).sqrt());
+        let (found, steps) = newton_schulz(kernels, sum.view(), bound.fold(0.0, f64::max).sqrt());
         let Some(wanted) = &wanted else { return format!("{steps} steps") };
         let difference = found.values().iter().zip(wanted.values()).map(|(a, b)| (a - b) * (a - b));
         let apart = difference.sum::<f64>().sqrt() / wanted.norm();

@@ -5,8 +5,8 @@ use super::neural::{self, Activation};
 use super::random::Stream;
 use super::symmetric::Sweep;
 use super::{
-    combine, convert, elect, gradient, low_rank, magnitude, mean, product, reduce, sparsify,
-    symmetric,
+    combine, convert, divergence, elect, gradient, low_rank, magnitude, mean, product, reduce,
+    sparsify, symmetric,
 };
 use crate::model::Float;
 use std::ops::Range;
@@ -158,6 +158,17 @@ kernels! {
     fn add_product(weights: &[f32], rows: &[f32], stride: usize, scale: f32, out: &mut [f32]) = low_rank::add_product;
     /// `[Σ a·a, Σ a·b, Σ b·b]` in f64: 16 lanes by position, then a fixed tree.
     fn gram(a: &[f32], b: &[f32]) -> [f64; 3] = reduce::gram;
+    /// Adds the inner products of `k` vectors to `sums`: the upper triangle of their Gram matrix by rows,
+    /// `k·(k+1)/2` values. Each as in [`Kernels::gram`].
+    fn add_gram(vectors: &[Vec<f32>], sums: &mut [f64]) = reduce::add_gram;
+    /// `sums += a·b`, element by element in f64.
+    fn add_products(a: &[f32], b: &[f32], sums: &mut [f64]) = reduce::add_products;
+    /// The Kullback-Leibler divergence `Σ p·ln(p/q)` of `p = softmax(x) + room` from
+    /// `q = softmax(base) + room`, in f64, 0 where a row has infinities; sums as in [`Kernels::gram`].
+    fn divergence(room: f64, x: &[f32], base: &[f32]) -> f64 = divergence::divergence;
+    /// `out = w·x + (1 - w)·base` with `w = t / max(|base - x|, 1e-6)`, cut to 0 and 1, element by
+    /// element in f32.
+    fn swap_near(t: f32, base: &[f32], x: &[f32], out: &mut [f32]) = combine::swap_near;
     /// `Σ |x|` in f64: 16 lanes by position, then a fixed tree.
     fn l1(x: &[f32]) -> f64 = reduce::l1;
     /// Counts magnitudes: those whose f32 pattern lies in `range` go to the bin

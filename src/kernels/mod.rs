@@ -7,6 +7,7 @@
 mod combine;
 mod convert;
 mod dispatch;
+mod divergence;
 mod elect;
 mod gradient;
 mod low_rank;

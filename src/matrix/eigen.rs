@@ -150,11 +150,17 @@ fn diagonalise(kernels: Kernels, matrix: &mut Tridiagonal) -> Option<Vec<f64>> {
         sweeps.clear();
         turns.clear();
     };
+    // What is lost against the largest entries was lost when they were reflected.
+    let entries = matrix.diagonal.iter().chain(&matrix.beside);
+    let floor = f64::EPSILON * entries.fold(0.0_f64, |most, x| most.max(x.abs()));
     for first in 0..n {
         let mut left = SWEEPS;
         loop {
             let (d, e) = (&matrix.diagonal, &matrix.beside);
-            let parts = |m: &usize| e[*m].abs() <= f64::EPSILON * (d[*m].abs() + d[*m + 1].abs());
+            let parts = |m: &usize| {
+                let own = f64::EPSILON * (d[*m].abs() + d[*m + 1].abs());
+                e[*m].abs() <= own.max(floor)
+            };
             let last = (first..n - 1).find(parts).unwrap_or(n - 1);
             if last == first {
                 break;

@@ -68,6 +68,20 @@ fn eigenvectors_make_up_the_matrix() {
     }
 }
 
+/// Below the rank, nothing but rounding is left, which must not keep the iteration going.
+#[test]
+fn singular_matrices_converge() {
+    for n in [20, 110, 200] {
+        let a = gram(Kernels::best(), random(n, n / 4, 11).view());
+        let found = eigen(Kernels::best(), a.clone()).unwrap();
+        assert_eq!(rank(&found.values), n / 4);
+        let mut scaled = found.vectors.clone();
+        scaled.scale_rows(&found.values);
+        let back = naive(&found.vectors.transposed(), &scaled);
+        assert!(distance(&back, &a) <= 1e-13 * a.norm());
+    }
+}
+
 #[test]
 fn eigenvalues_of_zeros_and_of_diagonals() {
     assert_eq!(eigen(Kernels::best(), Matrix::zeros(5, 5)).unwrap().values, [0.0; 5]);

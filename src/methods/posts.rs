@@ -22,9 +22,9 @@ pub struct Post {
     pub notes: &'static str,
     /// Its parameters, all of them shared.
     pub params: &'static [Param],
-    /// Bytes it keeps for each tensor besides those of the method, given the number of inputs and
-    /// the shape.
-    pub holds: fn(inputs: usize, shape: &[usize]) -> u64,
+    /// Bytes it keeps for each tensor besides those of the method, given its parameters, the number
+    /// of inputs and the shape.
+    pub holds: fn(&Params, inputs: usize, shape: &[usize]) -> u64,
     /// Bytes it holds at once for a weight matrix of a layer, which it takes whole, given the number of
     /// inputs, rows and columns; 0 if it changes it chunk by chunk.
     pub whole: fn(inputs: usize, shape: (usize, usize)) -> u64,

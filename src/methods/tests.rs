@@ -1,6 +1,7 @@
 //! The generic suite: every row of [`METHODS`] against a slow f64 reference, on every instruction
 //! set, at several thread counts, on odd lengths, each dtype and adversarial values.
 
+mod geometry;
 mod inputs;
 mod matrices;
 mod properties;
@@ -78,7 +79,7 @@ fn case(method: &'static str, models: usize, base: Option<usize>) -> Case {
 
 /// At least one case a method; a method without one fails `every_method_has_a_case`.
 fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         case("linear", 3, None).each("weight", &[0.2, 0.5, 0.9]),
         case("linear", 2, None).each("weight", &[-0.5, 2.0]),
         case("linear", 2, Some(1)).each("weight", &[0.3, 0.1]).flag("normalize", false),
@@ -114,16 +115,6 @@ fn cases() -> Vec<Case> {
         case("fisher", 3, None).each("weight", &[1.0, 0.5, 0.25]),
         case("fisher", 2, Some(1)).number("floor", 0.1),
         case("fisher", 1, None),
-        case("iso_c", 3, Some(0)),
-        case("iso_c", 3, Some(2)).each("weight", &[0.6, -0.2]).number("lambda", 0.7),
-        case("iso_cts", 3, Some(1)).number("lambda", 0.7),
-        case("iso_cts", 4, Some(0))
-            .each("weight", &[0.6, 0.2, 1.0])
-            .number("common_space_fraction", 0.5),
-        case("tsv_m", 3, Some(0)),
-        case("tsv_m", 4, Some(2)).each("weight", &[0.6, -0.2, 1.0]).number("lambda", 0.7),
-        case("wudi", 3, Some(0)),
-        case("wudi", 4, Some(1)).each("weight", &[0.6, 0.2, 1.0]).number("lambda", 0.7),
         case("passthrough", 1, None),
         case("passthrough", 1, None).each("scale", &[-1.5]),
         case("task_arithmetic", 3, Some(1))
@@ -132,14 +123,10 @@ fn cases() -> Vec<Case> {
         case("linear", 2, Some(0))
             .each("weight", &[0.6, 0.2])
             .then("lines", &[("alpha", 0.0), ("beta", 0.0)]),
-        case("task_arithmetic", 3, Some(1))
-            .each("weight", &[0.6, 0.2])
-            .then("subspace_boosting", &[("beta", 0.4)]),
-        case("task_arithmetic", 4, Some(1)).each("weight", &[0.6, 0.5, 0.0]).then("svc", &[]),
-        case("tsv_m", 3, Some(0))
-            .then("svc", &[("alpha", 0.3)])
-            .then("lines", &[("alpha", 0.5), ("beta", 0.0)]),
-    ]
+    ];
+    cases.extend(geometry::cases());
+    cases.extend(matrices::cases());
+    cases
 }
 
 impl Case {

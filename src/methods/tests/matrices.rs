@@ -11,6 +11,28 @@ use crate::matrix::RANK;
 use crate::model::Float;
 use proptest::prelude::*;
 
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case("iso_c", 3, Some(0)),
+        case("iso_c", 3, Some(2)).each("weight", &[0.6, -0.2]).number("lambda", 0.7),
+        case("iso_cts", 3, Some(1)).number("lambda", 0.7),
+        case("iso_cts", 4, Some(0))
+            .each("weight", &[0.6, 0.2, 1.0])
+            .number("common_space_fraction", 0.5),
+        case("tsv_m", 3, Some(0)),
+        case("tsv_m", 4, Some(2)).each("weight", &[0.6, -0.2, 1.0]).number("lambda", 0.7),
+        case("wudi", 3, Some(0)),
+        case("wudi", 4, Some(1)).each("weight", &[0.6, 0.2, 1.0]).number("lambda", 0.7),
+        case("task_arithmetic", 3, Some(1))
+            .each("weight", &[0.6, 0.2])
+            .then("subspace_boosting", &[("beta", 0.4)]),
+        case("task_arithmetic", 4, Some(1)).each("weight", &[0.6, 0.5, 0.0]).then("svc", &[]),
+        case("tsv_m", 3, Some(0))
+            .then("svc", &[("alpha", 0.3)])
+            .then("lines", &[("alpha", 0.5), ("beta", 0.0)]),
+    ]
+}
+
 /// Rows of f64.
 type Rows = Vec<Vec<f64>>;
 

@@ -1,6 +1,8 @@
 //! The methods as their papers write them, in f64, by sorting and plain loops. Task vectors are
 //! taken in f32, as the crate defines them.
 
+mod geometry;
+
 use super::{Case, Step, Value, matrices, stream};
 use crate::kernels::{Kernels, Stream};
 
@@ -117,6 +119,9 @@ fn method(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
                 .collect();
             let merged = matrices::merged(case, &weighted, shape);
             (0..length).map(|i| at(base, i) + shared(case, "lambda") * merged[i]).collect()
+        }
+        "nuslerp" | "multislerp" | "karcher" | "model_stock" | "nearswap" | "arcee_fusion" => {
+            geometry::run(case, inputs, shape)
         }
         _ => task_vectors(case, inputs),
     }
