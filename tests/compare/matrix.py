@@ -81,7 +81,7 @@ def wudi(tasks):
     grams = [task.T @ task / task.square().sum() for task in tasks]
     values, vectors = torch.linalg.eigh(sum(grams))
     right = -sum((start - task) @ gram for task, gram in zip(tasks, grams))
-    ridge = 1e-6 * len(tasks) / columns
+    ridge = 0.1 * len(tasks) / columns
     return start + (right @ vectors / (values + ridge)) @ vectors.T
 
 
