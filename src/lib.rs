@@ -39,6 +39,7 @@ pub mod error;
 pub mod eval;
 pub mod kernels;
 pub mod lineage;
+pub mod matrix;
 mod merge;
 pub mod methods;
 pub mod model;

@@ -12,6 +12,7 @@ mod run;
 mod shard_files;
 mod staging;
 mod tensor_io;
+mod whole;
 
 pub use digests::{Digest, DigestMode, Digests, hex, model_digest};
 pub(crate) use lanes::Lanes;

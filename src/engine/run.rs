@@ -3,6 +3,7 @@
 use super::digests::{Digest, DigestMode, Digests};
 use super::job::Context;
 use super::shard_files::{ShardFiles, WRITERS};
+use super::whole::SideBySide;
 use super::{CHUNK, Lanes, ModelIo, NanPolicy, Progress, Staging};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
@@ -107,9 +108,6 @@ fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Dige
     let resumed = slots.iter().filter(|slot| slot.get().is_some()).count();
     let surveyed = survey(context)?;
     let finish = |at: usize, lanes: Lanes| -> Result<()> {
-        if slots[at].get().is_some() {
-            return Ok(());
-        }
         let thresholds = surveyed.get(&at).map(Vec::as_slice);
         let digest = context.run(&jobs[at], lanes, thresholds)?;
         let _ = slots[at].set(digest);
@@ -117,12 +115,13 @@ fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Dige
     };
     // Threads share the chunks of a tensor that would keep one of them busy for long after the
     // others are done, and take a tensor each otherwise.
+    let left = (0..jobs.len()).filter(|at| slots[*at].get().is_none());
+    let (whole, streaming): (Vec<usize>, Vec<usize>) = left.partition(|at| jobs[*at].whole() > 0);
     let (wide, narrow): (Vec<usize>, Vec<usize>) =
-        (0..jobs.len()).partition(|at| is_wide(context.plan, &jobs[*at]));
+        streaming.into_iter().partition(|at| is_wide(context.plan, &jobs[*at]));
     wide.into_iter().try_for_each(|at| finish(at, Lanes::Pool))?;
-    let upcoming = narrow.iter().copied().skip(context.plan.lanes).map(Some);
-    let upcoming = upcoming.chain(std::iter::repeat(None));
-    narrow.iter().copied().zip(upcoming).par_bridge().try_for_each(|(at, upcoming)| {
+    let whole = whole.into_iter().map(|at| (at, jobs[at].whole())).collect();
+    SideBySide::new(whole, narrow, context.plan.whole).run(|at, upcoming| {
         // The tensor that is next in line for this thread is read in while it works on this one.
         if let Some(next) = upcoming {
             let inputs = context.sources(&jobs[next])?;

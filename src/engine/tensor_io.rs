@@ -56,6 +56,16 @@ impl<'a> TensorIo<'a> {
         Self { inputs, base, streams, elements, shape, kernels, lanes, nan, thresholds: None }
     }
 
+    /// The same with other inputs in its place.
+    pub(super) fn with_inputs<'b>(&'b self, inputs: &'b [&'b dyn Source]) -> TensorIo<'b> {
+        TensorIo { inputs, ..*self }
+    }
+
+    /// The inputs as they are stored.
+    pub(super) fn inputs(&self) -> &'a [&'a dyn Source] {
+        self.inputs
+    }
+
     /// The same with what a survey of the whole model found for this tensor.
     pub(crate) fn with_thresholds(self, thresholds: Option<&'a [Option<Threshold>]>) -> Self {
         Self { thresholds, ..self }
@@ -256,6 +266,19 @@ impl<'a> TensorIo<'a> {
             }
             body(start, inputs);
             Ok(())
+        })
+    }
+
+    /// What `map` makes of the whole tensor, tile by tile, on the calling thread.
+    ///
+    /// # Errors
+    /// An input cannot be read, or holds a NaN that is refused.
+    pub fn mapped(&self, map: &Map, mut sink: impl FnMut(usize, &[f32])) -> Result<()> {
+        (0..self.chunks()).try_for_each(|chunk| {
+            self.map_chunk(map, chunk, |start, values| {
+                sink(start, values);
+                Ok(())
+            })
         })
     }
 

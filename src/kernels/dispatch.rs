@@ -4,9 +4,10 @@
 use super::neural::{self, Activation};
 use super::random::Stream;
 use super::rank::{self, Odds, Rescale};
+use super::symmetric::Sweep;
 use super::{
     balance, combine, convert, divergence, elect, gradient, low_rank, magnitude, mean, overlap,
-    product, reduce, sparsify, spread,
+    product, reduce, sparsify, spread, symmetric,
 };
 use crate::model::Float;
 use std::ops::Range;
@@ -255,6 +256,17 @@ kernels! {
     /// of the tile's rows for each step of the inner dimension, `b` a row of its columns. Each sum in
     /// f32, in the order of the steps.
     fn add_tile(a: &[f32], b: &[f32], tile: &mut [f32]) = product::add_tile;
+    /// The same in f64, for a tile of [`super::TILE_ROWS_F64`] × [`super::TILE_COLUMNS_F64`].
+    fn add_tile_f64(a: &[f64], b: &[f64], tile: &mut [f64]) = product::add_tile_f64;
+    /// A row of a symmetric matrix, with its own elements of three vectors v, w, x behind it: takes
+    /// `vᵢ·w + wᵢ·v` off the row, adds `xᵢ·row` to `sums`, and returns `Σ row·x` (16 lanes by position,
+    /// then a fixed tree).
+    fn reduce_row(row: &mut [f64], own: [f64; 3], vectors: [&[f64]; 3], sums: &mut [f64]) -> f64 = symmetric::reduce_row;
+    /// Turns neighbouring places of the [`super::PANEL`] vectors of a panel by pairs (cosine, sine).
+    fn turn(sweeps: &[Sweep], turns: &[[f64; 2]], panel: &mut [f64]) = symmetric::turn;
+    /// Applies the reflections `1 − factor·v·vᵀ` to the [`super::PANEL`] vectors of a panel, the last
+    /// first; their axes v stand right of the diagonal of a square matrix.
+    fn reflect(matrix: &[f64], factors: &[f64], panel: &mut [f64]) = symmetric::reflect;
     /// `gradient *= f'(x)` for an activation function.
     fn activate_gradient(activation: Activation, x: &[f32], gradient: &mut [f32]) = gradient::activate;
     /// The gradient before a softmax from that behind it; `y` is its output.

@@ -22,12 +22,14 @@ mod rank;
 mod reduce;
 mod sparsify;
 mod spread;
+mod symmetric;
 
 pub use dispatch::{Isa, Kernels};
 pub use neural::Activation;
-pub use product::{TILE_COLUMNS, TILE_ROWS};
+pub use product::{TILE_COLUMNS, TILE_COLUMNS_F64, TILE_ROWS, TILE_ROWS_F64};
 pub use random::Stream;
 pub use rank::{Odds, Rescale};
+pub use symmetric::{PANEL, Sweep};
 
 /// Lanes of a reduction: element `i` of a slice goes to lane `i % LANES`.
 const LANES: usize = 16;

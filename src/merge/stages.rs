@@ -232,8 +232,10 @@ fn keep(file: &RecipeFile, index: usize, plan: &Plan) -> Keep {
         passes.max().unwrap_or(1)
     };
     let passes = passes(users.first().map_or(recipe, |user| user));
-    let whole =
-        plan.jobs.iter().any(|job| job.holds() > 0 || (job.method.trims_model)(&job.params));
+    let whole = plan
+        .jobs
+        .iter()
+        .any(|job| job.holds() + job.whole() > 0 || (job.method.trims_model)(&job.params));
     // Statistics take several passes over the whole model.
     let computed = users.iter().any(|user| {
         user.references().iter().any(|reference| {

@@ -10,6 +10,7 @@ mod copy;
 mod deltas;
 mod fisher;
 mod gram;
+mod isotropic;
 mod karcher;
 mod linear;
 mod lines;
@@ -24,9 +25,13 @@ mod pcb;
 mod posts;
 mod ram;
 mod sce;
+mod singular_values;
+mod singular_vectors;
 mod slerp;
+mod task_matrix;
 mod task_vectors;
 mod threshold;
+mod wudi;
 
 pub use page::page;
 pub use params::{Default, Param, ParamKind, Params, Scope, Value};
@@ -64,6 +69,9 @@ pub struct Method {
     /// Bytes it keeps for each tensor besides the chunks, given the parameters, the number of inputs and
     /// the shape.
     pub holds: fn(params: &Params, inputs: usize, shape: &[usize]) -> u64,
+    /// Bytes it holds at once for a weight matrix of a layer, which it takes whole, given the number of
+    /// inputs, rows and columns; 0 if it streams matrices like any tensor.
+    pub whole: fn(inputs: usize, shape: (usize, usize)) -> u64,
     /// Checks the parameters of one tensor beyond their ranges; says what is wrong.
     pub check: fn(&Params) -> std::result::Result<(), String>,
     /// Whether, with these parameters, the method trims whole models, so that their thresholds are
@@ -164,7 +172,7 @@ impl Map {
 }
 
 /// Every merge method a recipe can name.
-pub static METHODS: [Method; 23] = [
+pub static METHODS: [Method; 27] = [
     linear::METHOD,
     slerp::METHOD,
     nuslerp::METHOD,
@@ -187,6 +195,10 @@ pub static METHODS: [Method; 23] = [
     pcb::METHOD,
     consensus::METHOD,
     fisher::METHOD,
+    isotropic::COMMON,
+    isotropic::COMMON_AND_TASKS,
+    singular_vectors::METHOD,
+    wudi::METHOD,
     passthrough::METHOD,
 ];
 
@@ -248,6 +260,7 @@ const STREAMED: Method = Method {
     params: &[],
     reads: Reads::Stream { passes: 1, bins: 0 },
     holds: nothing,
+    whole: |_, _| 0,
     check: unchecked,
     trims_model: per_tensor,
     prepare: |_, _| Err(crate::error::Error::internal("a method without a formula was called")),

@@ -3,6 +3,7 @@
 
 mod geometry;
 mod inputs;
+mod matrices;
 mod properties;
 mod reference;
 mod scored;
@@ -125,7 +126,7 @@ fn cases() -> Vec<Case> {
             .each("weight", &[0.6, 0.2])
             .then("lines", &[("alpha", 0.0), ("beta", 0.0)]),
     ];
-    [others, geometry::cases(), sparse::cases(), scored::cases()].concat()
+    [others, geometry::cases(), sparse::cases(), scored::cases(), matrices::cases()].concat()
 }
 
 impl Case {
@@ -194,7 +195,10 @@ impl Case {
                 let value = given.map(|(_, x)| Value::Number(*x)).or(param.default_value());
                 params.shared.insert(param.name, value.expect("a required parameter"));
             }
-            Step { post, params, depth: Some(DEPTH) }
+            let weights = self.params().inputs;
+            let left_out = |i: usize| weights[i].get("weight") == Some(&Value::Number(0.0));
+            let tasks = (0..self.models).filter(|i| self.base != Some(*i) && !left_out(*i));
+            Step { post, params, tasks: tasks.collect(), depth: Some(DEPTH) }
         };
         self.posts.iter().map(step).collect()
     }
@@ -227,22 +231,33 @@ impl Case {
         let mut all = Vec::new();
         for ((inputs, sources), thresholds) in tensors.iter().zip(&sources).zip(&surveyed) {
             let io = io(sources).with_thresholds(Some(thresholds));
-            let map = (self.method().prepare)(&io, &params).unwrap();
-            let map = self
-                .steps()
-                .iter()
-                .fold(map, |map, step| (step.post.prepare)(&io, map, step).unwrap());
-            let mut out = vec![0.0; inputs[0].spec.elements()];
-            for chunk in 0..io.chunks() {
-                io.map_chunk(&map, chunk, |start, values| {
-                    out[start..start + values.len()].copy_from_slice(values);
-                    Ok(())
-                })
-                .unwrap();
-            }
-            all.push(out);
+            all.push(self.made(&io, inputs[0].spec.elements()).unwrap());
         }
         all
+    }
+
+    /// The output of a method that needs no survey, or its error.
+    fn try_run(&self, inputs: &[Memory]) -> Result<Vec<f32>> {
+        let sources: Vec<&dyn Source> = inputs.iter().map(|input| input as &dyn Source).collect();
+        let streams: Vec<Stream> = (0..self.models).map(stream).collect();
+        let (kernels, nan) = (Kernels::best(), NanPolicy::Refuse);
+        let io = TensorIo::new(&sources, self.base, &streams, kernels, Lanes::One, nan);
+        self.made(&io, inputs[0].spec.elements())
+    }
+
+    /// The method's map with the post-steps behind it, applied to every chunk.
+    fn made(&self, io: &TensorIo<'_>, elements: usize) -> Result<Vec<f32>> {
+        let map = (self.method().prepare)(io, &self.params())?;
+        let mut steps = self.steps().into_iter();
+        let map = steps.try_fold(map, |map, step| (step.post.prepare)(io, map, &step))?;
+        let mut out = vec![0.0; elements];
+        for chunk in 0..io.chunks() {
+            io.map_chunk(&map, chunk, |start, values| {
+                out[start..start + values.len()].copy_from_slice(values);
+                Ok(())
+            })?;
+        }
+        Ok(out)
     }
 }
 

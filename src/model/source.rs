@@ -27,6 +27,17 @@ impl TensorSpec {
         self.elements() * self.dtype.bitsize() / 8
     }
 
+    /// Rows and columns, where it is a weight matrix of a layer: of two dimensions, under a layer's
+    /// number. Embeddings, positions, heads and poolers stand outside the layers.
+    pub fn matrix(&self) -> Option<(usize, usize)> {
+        match self.shape[..] {
+            [rows, columns] if rows > 0 && columns > 0 => {
+                super::split_layer(&self.name).map(|_| (rows, columns))
+            }
+            _ => None,
+        }
+    }
+
     /// Checks that a read of `count` elements from `start` stays in the tensor.
     pub(super) fn check_read(&self, start: usize, count: usize) -> Result<()> {
         match start.checked_add(count) {

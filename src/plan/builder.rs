@@ -1,16 +1,15 @@
 //! Builds a plan from a merge recipe and the opened checkpoints.
 
+use super::memory::memory;
 use super::methods::{Depths, check_group, check_model_densities, method, posts};
 use super::placements::{Group, Placement, Placements, place};
 use super::{
     Input, Job, Model, Options, Plan, Sidecar, Totals, Vocabulary, donor, layout, params, parts,
 };
-use crate::engine;
 use crate::error::{Error, Result, list};
 use crate::methods::{COPY, Params};
 use crate::model::{
-    ADAPTER_THREAD_BYTES, Checkpoint, Float, Place, Sidecars, Source, Stacks, TensorSpec,
-    split_layer, tied_to,
+    Checkpoint, Float, Place, Sidecars, Source, Stacks, TensorSpec, split_layer, tied_to,
 };
 use crate::recipe::Recipe;
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,12 +76,12 @@ pub(super) fn build(
         warnings.push(format!("files of {} that are not copied: {left}", models[donor].reference));
     }
     warnings.extend(super::advice::advice(recipe, models, &placements, &jobs));
-    let (lanes, memory) = lanes(&jobs, models, options)?;
+    let memory = memory(&jobs, models, options)?;
     let totals = Totals {
         read: read_bytes(&jobs, models),
         write: shards.iter().map(|shard| shard.size).sum(),
         sidecars: sidecar_bytes,
-        memory,
+        memory: memory.total,
         parameters: jobs.iter().map(|job| job.output.elements() as u64).sum(),
     };
     Ok(Plan {
@@ -97,7 +96,8 @@ pub(super) fn build(
         vocabulary: vocabulary.notes,
         vocabulary_lineage: vocabulary.lineage,
         seed: options.seed.or(recipe.seed).unwrap_or(0),
-        lanes,
+        lanes: memory.lanes,
+        whole: memory.whole,
         totals,
         warnings,
     })
@@ -186,7 +186,8 @@ fn job(
     let (method, resolved, posts) = if arithmetic {
         let method = method(recipe, placement)?;
         let resolved = params::resolve(recipe, method, group, placement)?;
-        (method, resolved, posts(recipe, group, placement, depth)?)
+        let posts = posts(recipe, group, placement, &resolved, depth)?;
+        (method, resolved, posts)
     } else {
         (&COPY, Params::default(), Vec::new())
     };
@@ -254,27 +255,6 @@ fn config(
         }
     }
     Ok((config.to_text(), edits))
-}
-
-/// Threads that fit the memory budget, and the memory they take.
-fn lanes(jobs: &[Job], models: &[Checkpoint], options: &Options) -> Result<(usize, u64)> {
-    let scratch = |job: &Job| -> u64 {
-        let tensor = |input: &Input| models[input.model].tensor(&input.tensor);
-        job.inputs.iter().filter_map(tensor).map(Source::scratch).sum()
-    };
-    let adapted = models.iter().any(|model| !model.adapters().is_empty());
-    let adapters = if adapted { ADAPTER_THREAD_BYTES } else { 0 };
-    let lane = jobs.iter().map(|job| engine::lane_bytes(job) + scratch(job)).max().unwrap_or(0);
-    let lane = lane + adapters;
-    let fixed = engine::FIXED_BYTES;
-    let lanes = (options.memory.saturating_sub(fixed) / lane.max(1)).min(options.threads as u64);
-    if lanes == 0 {
-        return Err(Error::input("the memory budget is too small for one thread")
-            .key("--memory")
-            .expected(format!("at least {} bytes", fixed + lane), options.memory)
-            .hint("raise --memory; it does not depend on the size of the models"));
-    }
-    Ok((lanes as usize, fixed + lanes * lane))
 }
 
 /// Bytes of the distinct stored tensors behind the inputs.

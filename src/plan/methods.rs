@@ -3,7 +3,7 @@
 use super::placements::{Group, Placement, Placements};
 use super::{Job, params};
 use crate::error::{Error, Result, list};
-use crate::methods::{Base, Method, Step};
+use crate::methods::{Base, Method, Params, Step, Value};
 use crate::model::{Checkpoint, split_layer};
 use crate::recipe::{PostSettings, Recipe};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,7 @@ pub(super) fn posts(
     recipe: &Recipe,
     group: &Group<'_>,
     placement: &Placement,
+    resolved: &Params,
     depth: Option<f64>,
 ) -> Result<Vec<Step>> {
     let step = |given: &PostSettings| {
@@ -35,9 +36,19 @@ pub(super) fn posts(
             ));
         }
         let params = params::resolve_post(recipe, given, placement)?;
-        Ok(Step { post: given.post, params, depth })
+        Ok(Step { post: given.post, params, tasks: tasks(group, resolved), depth })
     };
     recipe.posts.iter().map(step).collect()
+}
+
+/// The inputs but the base whose weight is not 0.
+fn tasks(group: &Group<'_>, resolved: &Params) -> Vec<usize> {
+    let left_out = |i: usize| {
+        let weight = resolved.inputs.get(i).and_then(|values| values.get("weight"));
+        weight == Some(&Value::Number(0.0))
+    };
+    let others = (0..group.members.len()).filter(|i| group.base != Some(*i));
+    others.filter(|i| !left_out(*i)).collect()
 }
 
 /// How many layers each stack of the output has.

@@ -7,6 +7,7 @@ mod advice;
 mod builder;
 mod compatible;
 mod layout;
+mod memory;
 mod methods;
 mod params;
 mod parts;
@@ -145,6 +146,8 @@ pub struct Plan {
     pub seed: u64,
     /// Threads to run with, after the memory budget.
     pub lanes: usize,
+    /// Bytes for the tensors that are taken whole, all threads together.
+    pub whole: u64,
     /// What it reads, writes and takes.
     pub totals: Totals,
     /// Likely mistakes, and decisions the user should know of.
@@ -152,6 +155,20 @@ pub struct Plan {
 }
 
 impl Job {
+    /// Bytes that are held while the tensor is worked on because it is taken whole; 0 where it streams.
+    pub(crate) fn whole(&self) -> u64 {
+        let (inputs, Some(shape)) = (self.inputs.len(), self.output.matrix()) else { return 0 };
+        let posts = self.posts.iter().map(|step| (step.post.whole)(inputs, shape));
+        // What one step leaves to the next is counted by each.
+        (self.method.whole)(inputs, shape) + posts.sum::<u64>()
+    }
+
+    /// The method and the post-steps by their names.
+    pub(crate) fn steps(&self) -> String {
+        let posts = self.posts.iter().map(|step| step.post.name);
+        std::iter::once(self.method.name).chain(posts).collect::<Vec<_>>().join(", ")
+    }
+
     /// The method's map with the post-steps behind it.
     ///
     /// # Errors

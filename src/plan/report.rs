@@ -113,6 +113,13 @@ impl Plan {
             self.lanes,
             if self.lanes == 1 { "" } else { "s" }
         )?;
+        if self.whole > 0 {
+            writeln!(
+                out,
+                "matrices {} of it, for tensors that are taken whole",
+                bytes(self.whole)
+            )?;
+        }
         for note in &self.vocabulary {
             writeln!(out, "tokens   {note}")?;
         }
@@ -216,6 +223,9 @@ impl Plan {
             },
             "warnings": self.warnings,
         });
+        if self.whole > 0 {
+            plan["totals"]["whole_bytes"] = self.whole.into();
+        }
         if let (Some(plan), Some(vocabulary)) = (plan.as_object_mut(), self.vocabulary_json()) {
             plan.insert("vocabulary".to_string(), vocabulary);
         }

@@ -4,7 +4,7 @@
 mod geometry;
 
 use super::sparse::{band, bernoulli, ranked, top_k};
-use super::{Case, Step, Value, scored, stream};
+use super::{Case, Step, Value, matrices, scored, stream};
 
 pub(super) fn shared(case: &Case, name: &str) -> f64 {
     match case.params().shared.get(name) {
@@ -25,21 +25,25 @@ pub(super) fn run(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64>
     for step in case.steps() {
         let base = inputs[case.base.unwrap()].iter().map(|x| f64::from(*x));
         let delta: Vec<f64> = out.iter().zip(base.clone()).map(|(x, base)| x - base).collect();
-        let changed = post(&step, &delta, shape);
+        let tasks = step.tasks.iter().map(|task| {
+            let pairs = inputs[*task].iter().zip(&inputs[case.base.unwrap()]);
+            pairs.map(|(x, base)| f64::from(x - base)).collect()
+        });
+        let changed = post(&step, &delta, &tasks.collect::<Vec<_>>(), shape);
         out = base.zip(changed).map(|(base, delta)| base + delta).collect();
     }
     out
 }
 
 /// A merged task vector behind a post-step.
-fn post(step: &Step, delta: &[f64], _shape: &[usize]) -> Vec<f64> {
+fn post(step: &Step, delta: &[f64], tasks: &[Vec<f64>], shape: &[usize]) -> Vec<f64> {
     let number = |name: &str| step.params.number(name).unwrap();
     match step.post.name {
         "lines" => {
             let factor = number("alpha") + number("beta") * step.depth.unwrap();
             delta.iter().map(|x| factor * x).collect()
         }
-        other => unreachable!("{other}"),
+        _ => matrices::post(step, delta, tasks, shape),
     }
 }
 
@@ -88,6 +92,16 @@ fn method(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
                 (((1.0 - t) * theta).sin() / theta.sin(), (t * theta).sin() / theta.sin())
             };
             (0..length).map(|i| wa * at(a, i) + wb * at(b, i)).collect()
+        }
+        name if matrices::has(name) => {
+            let base = case.base.unwrap();
+            let weights = params.each("weight");
+            let weighted = deltas(inputs, base).into_iter().zip(weights).filter(|(_, w)| *w != 0.0);
+            let weighted: Vec<Vec<f64>> = weighted
+                .map(|(delta, w)| delta.iter().map(|x| w * f64::from(*x)).collect())
+                .collect();
+            let merged = matrices::merged(case, &weighted, shape);
+            (0..length).map(|i| at(base, i) + shared(case, "lambda") * merged[i]).collect()
         }
         "nuslerp" | "multislerp" | "karcher" | "model_stock" | "nearswap" | "arcee_fusion" => {
             geometry::run(case, inputs, shape)
