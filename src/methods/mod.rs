@@ -13,6 +13,7 @@ mod page;
 mod params;
 mod passthrough;
 mod posts;
+mod regmean;
 mod singular_vectors;
 mod slerp;
 mod task_matrix;
@@ -47,7 +48,8 @@ pub struct Method {
     pub inputs: Inputs,
     /// What it does with a base model.
     pub base: Base,
-    /// What it reads of each model besides the weights: as many inputs again, in the same order.
+    /// What it reads of each model besides the weights: as many inputs again, in the same order. Where the
+    /// kind says that tensors may be without, none for a tensor that has none in any model.
     pub statistics: Option<Statistics>,
     /// Its parameters.
     pub params: &'static [Param],
@@ -153,7 +155,7 @@ impl Map {
 }
 
 /// Every merge method a recipe can name.
-pub static METHODS: [Method; 12] = [
+pub static METHODS: [Method; 13] = [
     linear::METHOD,
     slerp::METHOD,
     task_vectors::TASK_ARITHMETIC,
@@ -161,6 +163,7 @@ pub static METHODS: [Method; 12] = [
     task_vectors::DARE_LINEAR,
     task_vectors::DARE_TIES,
     fisher::METHOD,
+    regmean::METHOD,
     isotropic::COMMON,
     isotropic::COMMON_AND_TASKS,
     singular_vectors::METHOD,

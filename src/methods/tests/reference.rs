@@ -1,7 +1,7 @@
 //! The methods as their papers write them, in f64, by sorting and plain loops. Task vectors are
 //! taken in f32, as the crate defines them.
 
-use super::{Case, Step, Value, matrices, stream};
+use super::{Case, Step, Value, matrices, regmean, stream};
 use crate::kernels::{Kernels, Stream};
 
 fn shared(case: &Case, name: &str) -> f64 {
@@ -86,6 +86,7 @@ fn method(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
             };
             (0..length).map(mean).collect()
         }
+        "regmean" => regmean::reference(case, inputs, shape, shared(case, "reduce_non_diag")),
         "passthrough" => {
             let scale = params.each("scale").first().copied().unwrap_or(1.0);
             (0..length).map(|i| scale * at(0, i)).collect()

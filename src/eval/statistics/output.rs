@@ -1,7 +1,6 @@
 //! The file of a result: written beside its place, and renamed when it is complete.
 
 use crate::error::{Error, Result};
-use crate::model::Checkpoint;
 use crate::plan::safetensors_header;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -51,25 +50,21 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// A file with every float tensor of a model.
+    /// A file with tensors of these names and shapes.
     pub(super) fn create(
         target: &Path,
-        checkpoint: &Checkpoint,
+        tensors: &BTreeMap<String, Vec<usize>>,
         metadata: &BTreeMap<String, String>,
     ) -> Result<Self> {
         let mut places = BTreeMap::new();
         let mut entries = BTreeMap::new();
         let mut end = 0;
-        for (name, tensor) in checkpoint.tensors() {
-            let spec = tensor.spec();
-            if spec.float().is_none() {
-                continue;
-            }
-            let bytes = 4 * spec.elements() as u64;
-            let entry =
-                json!({"dtype": "F32", "shape": spec.shape, "data_offsets": [end, end + bytes]});
-            entries.insert(name.to_string(), entry);
-            places.insert(name.to_string(), Place { offset: end, elements: spec.elements() });
+        for (name, shape) in tensors {
+            let elements = shape.iter().product();
+            let bytes = 4 * elements as u64;
+            let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [end, end + bytes]});
+            entries.insert(name.clone(), entry);
+            places.insert(name.clone(), Place { offset: end, elements });
             end += bytes;
         }
         let header = safetensors_header(&json!(metadata), entries);
@@ -77,6 +72,7 @@ impl Output {
             place.offset += header.len() as u64;
         }
         let folder = folder(target);
+        check_space(&folder, header.len() as u64 + end)?;
         let failed = |e| Error::io("make the output file", &folder, &e);
         let mut builder = tempfile::Builder::new();
         builder.prefix(".cognate-").suffix(".partial");
@@ -86,11 +82,6 @@ impl Output {
         file.write_all(&header).map_err(failed)?;
         file.as_file().set_len(header.len() as u64 + end).map_err(failed)?;
         Ok(Self { file, places, total: 0.0 })
-    }
-
-    /// How many tensors it has.
-    pub(super) fn tensors(&self) -> usize {
-        self.places.len()
     }
 
     /// The sum of all elements that were put.
@@ -130,6 +121,17 @@ impl Output {
         let folder = folder(target);
         File::open(&folder).and_then(|folder| folder.sync_all()).map_err(|e| failed(&e))
     }
+}
+
+/// Refuses to start what cannot fit on the disk.
+fn check_space(folder: &Path, need: u64) -> Result<()> {
+    let Ok(stat) = rustix::fs::statvfs(folder) else { return Ok(()) };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free >= need {
+        return Ok(());
+    }
+    Err(Error::io("write the output", folder, &std::io::ErrorKind::StorageFull.into())
+        .expected(format!("{need} bytes free"), format!("{free} bytes free")))
 }
 
 fn folder(target: &Path) -> PathBuf {

@@ -1,10 +1,9 @@
 //! The documents of a data file, as tokens.
 
-use super::Settings;
 use crate::engine::hex;
 use crate::error::{Error, Result, list};
 use crate::eval::encode::TextEncoder;
-use crate::model::Checkpoint;
+use crate::model::{Checkpoint, DocumentSettings};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -78,7 +77,7 @@ impl Documents {
     pub(super) fn read(
         data: Data<'_>,
         checkpoint: &Checkpoint,
-        settings: &Settings,
+        settings: &DocumentSettings,
         length: usize,
     ) -> Result<Self> {
         match data {
@@ -102,11 +101,15 @@ impl Documents {
         self.lines.push(line as u64);
     }
 
-    fn is_full(&self, settings: &Settings) -> bool {
+    fn is_full(&self, settings: &DocumentSettings) -> bool {
         settings.samples.is_some_and(|samples| self.tokens.len() >= samples)
     }
 
-    fn of_tokens(documents: &[Vec<u32>], settings: &Settings, length: usize) -> Result<Self> {
+    fn of_tokens(
+        documents: &[Vec<u32>],
+        settings: &DocumentSettings,
+        length: usize,
+    ) -> Result<Self> {
         let mut hasher = Sha256::new();
         for tokens in documents {
             hasher.update((tokens.len() as u64).to_le_bytes());
@@ -124,7 +127,7 @@ impl Documents {
     fn of_file(
         path: &Path,
         checkpoint: &Checkpoint,
-        settings: &Settings,
+        settings: &DocumentSettings,
         length: usize,
     ) -> Result<Self> {
         let field = Field::of_file(path, &settings.field)?;
@@ -159,6 +162,11 @@ impl Documents {
                 .fact("left out", self.left_out));
         }
         Ok(self)
+    }
+
+    /// Tokens of the longest document.
+    pub(super) fn longest(&self) -> usize {
+        self.tokens.iter().map(Vec::len).max().unwrap_or(0)
     }
 
     /// Labels of all documents: each token but the first of a document.

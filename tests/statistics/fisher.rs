@@ -1,43 +1,12 @@
 //! The Fisher information of tiny checkpoints against PyTorch's (`tests/golden/make_fisher.py`), and
 //! what must not show in it: threads, memory, instruction sets.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-mod merging;
-#[path = "../support/mod.rs"]
-mod support;
-
-use cognate::eval::fisher::{Data, Labels, Resources, Settings, compute};
+use super::{documents, golden, names, open, resources, tensors, up_to};
+use cognate::eval::statistics::fisher::{Labels, Settings, compute};
+use cognate::eval::statistics::{Data, Resources};
 use cognate::model::Checkpoint;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 const STRIDE: usize = 9;
-
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden")
-}
-
-fn documents() -> Vec<Vec<u32>> {
-    (0..3).map(|d| (0..17).map(|i| 3 + (i * 37 + d * 11) % 61).collect()).collect()
-}
-
-fn resources(threads: usize) -> Resources {
-    Resources { memory: 1 << 30, threads, cache: None }
-}
-
-fn tensors(path: &Path) -> BTreeMap<String, Vec<f32>> {
-    let bytes = std::fs::read(path).unwrap();
-    let parsed = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let values = |data: &[u8]| {
-        data.chunks(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect()
-    };
-    parsed.iter().map(|(name, view)| (name.to_string(), values(view.data()))).collect()
-}
-
-fn open(name: &str) -> Checkpoint {
-    Checkpoint::open(name, &golden().join(name)).unwrap()
-}
 
 /// Every element within 1e-3 of PyTorch's own, plus a millionth of the tensor's greatest (small
 /// elements are squares of differences of large numbers), plus 1e-12: a bias of keys changes nothing,
@@ -47,16 +16,10 @@ fn the_empirical_fisher_information_is_pytorchs() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("f.safetensors");
     // Longer than the context that the dynamic rotary scaling stretches.
-    let settings = Settings { labels: Labels::Data, length: Some(17), ..Settings::default() };
+    let settings = Settings { labels: Labels::Data, documents: up_to(17), ..Settings::default() };
     let mut wrong = Vec::new();
     let mut compared = 0;
-    let mut names: Vec<String> = std::fs::read_dir(golden())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .filter(|name| name != "mamba")
-        .collect();
-    names.sort();
-    for name in names {
+    for name in names() {
         let expected = tensors(&golden().join(&name).join("fisher.safetensors"));
         let model = open(&name);
         let documents = documents();
@@ -106,7 +69,7 @@ fn threads_and_memory_do_not_show() {
             let resources = Resources { memory, threads, cache: None };
             let data = Data::Tokens(&documents);
             let done = compute(&model, data, &settings, &resources, (&out, true), &|_| ()).unwrap();
-            labels.push(done.nats);
+            labels.push(done.of_kind.nats);
             let bytes = std::fs::read(&out).unwrap();
             assert!(first.get_or_insert(bytes.clone()) == &bytes, "{name} {threads}");
         }
@@ -115,7 +78,7 @@ fn threads_and_memory_do_not_show() {
         let out = folder.path().join("g.safetensors");
         let data = Data::Tokens(&documents);
         let done = compute(&model, data, &other, &resources(1), (&out, true), &|_| ()).unwrap();
-        assert_ne!(done.nats, labels[0]);
+        assert_ne!(done.of_kind.nats, labels[0]);
     }
 }
 
@@ -135,7 +98,7 @@ fn what_cannot_be_done_is_refused() {
     for error in [
         run("mamba", default.clone(), 1 << 30),
         run("llama", default.clone(), 1 << 20),
-        run("llama", Settings { length: Some(1), ..default.clone() }, 1 << 30),
+        run("llama", Settings { documents: up_to(1), ..default.clone() }, 1 << 30),
     ] {
         assert_eq!(error.exit_code(), 2);
         all += &format!("{error}\n\n");
