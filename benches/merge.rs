@@ -26,11 +26,16 @@ const KV: usize = 256;
 const VOCAB: usize = 32_000;
 
 /// A case: name, merge method and parameters, models, whether there is a base.
-const CASES: [(&str, &str, &[&str], bool); 4] = [
+const CASES: [(&str, &str, &[&str], bool); 9] = [
     ("linear", "weight: 0.3", &["a", "b", "c"], false),
     ("slerp", "", &["a"], true),
     ("dare_ties", "weight: 0.5\n      density: 0.5", &["a", "b", "c"], true),
     ("ties", "weight: 0.5\n      density: 0.5", &["a", "b", "c"], true),
+    ("karcher", "", &["a", "b", "c"], false),
+    ("model_stock", "", &["a", "b", "c"], true),
+    ("breadcrumbs", "weight: 0.5\n      density: 0.5", &["a", "b", "c"], true),
+    ("sce", "", &["a", "b", "c"], true),
+    ("della", "weight: 0.5\n      density: 0.5", &["a", "b", "c"], true),
 ];
 
 struct Settings {
@@ -84,8 +89,10 @@ fn measure(settings: &Settings, (method, parameters, models, base): (&str, &str,
     if base {
         text += "base_model: base\n";
     }
-    if method == "slerp" {
-        text += "parameters:\n  t: 0.4\n";
+    match method {
+        "slerp" => text += "parameters:\n  t: 0.4\n",
+        "sce" => text += "parameters:\n  select_topk: 0.3\n",
+        _ => {}
     }
     text += "models:\n";
     for model in models {

@@ -66,6 +66,15 @@ fn good_recipes_are_valid() {
     }
 }
 
+/// Whether the parameter that a key names has one range in all methods: the schema does not tell them
+/// apart.
+fn has_one_range(key: &str) -> bool {
+    let named = |name| key.split(['.', '[']).any(|part| part == name);
+    let mut kinds = METHODS.iter().flat_map(|method| method.params).filter(|p| named(p.name));
+    let first = kinds.next().map(|param| param.kind);
+    kinds.all(|param| Some(param.kind) == first)
+}
+
 /// Whatever the parser says of a single key, the schema says, too.
 #[test]
 fn what_is_wrong_with_a_key_is_invalid() {
@@ -90,7 +99,8 @@ fn what_is_wrong_with_a_key_is_invalid() {
             let Err(error) = RecipeFile::parse(Path::new("recipe.yml"), recipe.clone(), &[]) else {
                 continue;
             };
-            let ranges = error.message().contains("is out of range or of the wrong type");
+            let ranges = error.message().contains("is out of range or of the wrong type")
+                && has_one_range(error.get("key").unwrap());
             let of_one_key = OF_ONE_KEY.iter().any(|start| error.message().starts_with(start));
             // What is no YAML never comes to the schema, nor do the words that JSON has no numbers for.
             let Some(documents) = documents(&recipe).filter(|_| ranges || of_one_key) else {

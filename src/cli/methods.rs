@@ -51,7 +51,7 @@ fn describe(text: &mut String, method: &Method) -> std::fmt::Result {
     let Reads::Stream { passes, .. } = method.reads;
     let base = match method.base {
         Base::Required => ", one of them the base",
-        Base::Optional => " besides the base, which may be left out",
+        Base::Optional => ", and a base or none",
         Base::Plain => "",
     };
     writeln!(text, "{}", method.name)?;
@@ -76,10 +76,11 @@ fn describe_post(text: &mut String, post: &Post) -> std::fmt::Result {
 }
 
 fn describe_params(text: &mut String, params: &[Param]) -> std::fmt::Result {
+    let width = params.iter().map(|param| param.name.len()).max().unwrap_or(0).max(10);
     for param in params {
         let (kind, default) = (param.expectation(), param.default_text());
         let (name, doc, scope) = (param.name, param.doc, param.scope.title());
-        writeln!(text, "  {name:<10} {doc}; {kind}; {scope}; default: {default}")?;
+        writeln!(text, "  {name:<width$} {doc}; {kind}; {scope}; default: {default}")?;
     }
     writeln!(text)
 }

@@ -53,6 +53,20 @@ impl TensorIo<'_> {
         })
     }
 
+    /// A value for each run of `length` elements, in order.
+    pub fn row_values<T: Send>(
+        &self,
+        length: usize,
+        body: impl Fn(&mut [Vec<f32>]) -> T + Sync,
+    ) -> Result<Vec<T>> {
+        let parts = self.lanes().collect(0..self.chunks(), |chunk| {
+            let mut values = Vec::new();
+            self.reduce_rows(length, chunk, |_, inputs| values.push(body(inputs)))?;
+            Ok(values)
+        })?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+
     /// Sums of `width` values: each chunk's own, added in chunk order. Only some chunks' sums are
     /// kept at a time.
     pub(super) fn folded(

@@ -132,10 +132,25 @@ impl<'a> TensorIo<'a> {
         self.base.ok_or_else(|| Error::internal("a method needs a base that the plan did not give"))
     }
 
+    /// Index of the base among the inputs, where there is one.
+    pub fn origin(&self) -> Option<usize> {
+        self.base
+    }
+
     /// Indices of the inputs but the base, in order.
     pub fn others(&self) -> Result<Vec<usize>> {
         let base = self.base()?;
         Ok((0..self.inputs.len()).filter(|input| *input != base).collect())
+    }
+
+    /// How many inputs there are besides a base.
+    pub fn models(&self) -> usize {
+        self.inputs.len() - usize::from(self.base.is_some())
+    }
+
+    /// The name of the tensor, as the first input has it.
+    pub fn name(&self) -> &str {
+        self.inputs.first().map_or("", |input| &input.spec().name)
     }
 
     /// The random words of an input for this tensor: a function of the seed, the model, the tensor's
@@ -286,6 +301,19 @@ impl<'a> TensorIo<'a> {
             }
             body(start, inputs);
             Ok(())
+        })
+    }
+
+    /// What `map` makes of the whole tensor, tile by tile, on the calling thread.
+    ///
+    /// # Errors
+    /// An input cannot be read, or holds a NaN that is refused.
+    pub fn mapped(&self, map: &Map, mut sink: impl FnMut(usize, &[f32])) -> Result<()> {
+        (0..self.chunks()).try_for_each(|chunk| {
+            self.map_chunk(map, chunk, |start, values| {
+                sink(start, values);
+                Ok(())
+            })
         })
     }
 

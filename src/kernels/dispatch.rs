@@ -3,8 +3,10 @@
 
 use super::neural::{self, Activation};
 use super::random::Stream;
+use super::symmetric::Sweep;
 use super::{
-    combine, convert, elect, gradient, low_rank, magnitude, mean, product, reduce, sparsify,
+    combine, convert, divergence, elect, gradient, low_rank, magnitude, mean, product, reduce,
+    sparsify, symmetric,
 };
 use crate::model::Float;
 use std::ops::Range;
@@ -156,6 +158,17 @@ kernels! {
     fn add_product(weights: &[f32], rows: &[f32], stride: usize, scale: f32, out: &mut [f32]) = low_rank::add_product;
     /// `[Σ a·a, Σ a·b, Σ b·b]` in f64: 16 lanes by position, then a fixed tree.
     fn gram(a: &[f32], b: &[f32]) -> [f64; 3] = reduce::gram;
+    /// Adds the inner products of `k` vectors to `sums`: the upper triangle of their Gram matrix by rows,
+    /// `k·(k+1)/2` values. Each as in [`Kernels::gram`].
+    fn add_gram(vectors: &[Vec<f32>], sums: &mut [f64]) = reduce::add_gram;
+    /// `sums += a·b`, element by element in f64.
+    fn add_products(a: &[f32], b: &[f32], sums: &mut [f64]) = reduce::add_products;
+    /// The Kullback-Leibler divergence `Σ p·ln(p/q)` of `p = softmax(x) + room` from
+    /// `q = softmax(base) + room`, in f64, 0 where a row has infinities; sums as in [`Kernels::gram`].
+    fn divergence(room: f64, x: &[f32], base: &[f32]) -> f64 = divergence::divergence;
+    /// `out = w·x + (1 - w)·base` with `w = t / max(|base - x|, 1e-6)`, cut to 0 and 1, element by
+    /// element in f32.
+    fn swap_near(t: f32, base: &[f32], x: &[f32], out: &mut [f32]) = combine::swap_near;
     /// `Σ |x|` in f64: 16 lanes by position, then a fixed tree.
     fn l1(x: &[f32]) -> f64 = reduce::l1;
     /// Counts magnitudes: those whose f32 pattern lies in `range` go to the bin
@@ -211,6 +224,15 @@ kernels! {
     fn add_tile(a: &[f32], b: &[f32], tile: &mut [f32]) = product::add_tile;
     /// The same in f64, for a tile of [`super::TILE_ROWS_F64`] × [`super::TILE_COLUMNS_F64`].
     fn add_tile_f64(a: &[f64], b: &[f64], tile: &mut [f64]) = product::add_tile_f64;
+    /// A row of a symmetric matrix, with its own elements of three vectors v, w, x behind it: takes
+    /// `vᵢ·w + wᵢ·v` off the row, adds `xᵢ·row` to `sums`, and returns `Σ row·x` (16 lanes by position,
+    /// then a fixed tree).
+    fn reduce_row(row: &mut [f64], own: [f64; 3], vectors: [&[f64]; 3], sums: &mut [f64]) -> f64 = symmetric::reduce_row;
+    /// Turns neighbouring places of the [`super::PANEL`] vectors of a panel by pairs (cosine, sine).
+    fn turn(sweeps: &[Sweep], turns: &[[f64; 2]], panel: &mut [f64]) = symmetric::turn;
+    /// Applies the reflections `1 − factor·v·vᵀ` to the [`super::PANEL`] vectors of a panel, the last
+    /// first; their axes v stand right of the diagonal of a square matrix.
+    fn reflect(matrix: &[f64], factors: &[f64], panel: &mut [f64]) = symmetric::reflect;
     /// `gradient *= f'(x)` for an activation function.
     fn activate_gradient(activation: Activation, x: &[f32], gradient: &mut [f32]) = gradient::activate;
     /// The gradient before a softmax from that behind it; `y` is its output.

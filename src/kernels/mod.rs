@@ -7,6 +7,7 @@
 mod combine;
 mod convert;
 mod dispatch;
+mod divergence;
 mod elect;
 mod gradient;
 mod low_rank;
@@ -17,11 +18,13 @@ mod product;
 mod random;
 mod reduce;
 mod sparsify;
+mod symmetric;
 
 pub use dispatch::{Isa, Kernels};
 pub use neural::Activation;
 pub use product::{TILE_COLUMNS, TILE_COLUMNS_F64, TILE_ROWS, TILE_ROWS_F64};
 pub use random::Stream;
+pub use symmetric::{PANEL, Sweep};
 
 /// Lanes of a reduction: element `i` of a slice goes to lane `i % LANES`.
 const LANES: usize = 16;

@@ -172,7 +172,7 @@ pub(super) fn layer_norm(eps: f64, weight: &[f32], x: &mut [f32]) {
 }
 
 #[inline(always)]
-fn max_of(x: &[f32]) -> f32 {
+pub(super) fn max_of(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = x.chunks_exact(LANES);
     let tail = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);

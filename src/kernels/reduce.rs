@@ -40,6 +40,60 @@ pub(super) fn gram(a: &[f32], b: &[f32]) -> [f64; 3] {
     sums.map(fold)
 }
 
+/// `Σ with·other` for each of the others.
+#[inline(always)]
+fn products<const N: usize>(with: &[f32], others: [&[f32]; N]) -> [f64; N] {
+    let (blocks, rest) = with.as_chunks::<LANES>();
+    let other_blocks = others.map(|other| other.as_chunks::<LANES>().0);
+    let mut sums = [[0.0; LANES]; N];
+    for (at, block) in blocks.iter().enumerate() {
+        for (sums, other) in sums.iter_mut().zip(&other_blocks) {
+            for lane in 0..LANES {
+                sums[lane] += f64::from(block[lane]) * f64::from(other[at][lane]);
+            }
+        }
+    }
+    let done = blocks.len() * LANES;
+    for (sums, other) in sums.iter_mut().zip(&others) {
+        for ((sum, x), other) in sums.iter_mut().zip(rest).zip(&other[done..]) {
+            *sum += f64::from(*x) * f64::from(*other);
+        }
+    }
+    sums.map(fold)
+}
+
+/// Two vectors at a time: their own three products, then those with each of the later ones.
+#[inline(always)]
+pub(super) fn add_gram(vectors: &[Vec<f32>], sums: &mut [f64]) {
+    // Where row `i` of the upper triangle has column `i`.
+    let diagonal = |i: usize| i * vectors.len() - i * i.saturating_sub(1) / 2;
+    for (pair, ab) in vectors.chunks(2).enumerate() {
+        let at = 2 * pair;
+        let first = diagonal(at);
+        let [a, b] = ab else {
+            sums[first] += products(&ab[0], [&ab[0]])[0];
+            continue;
+        };
+        let second = diagonal(at + 1);
+        let [aa, a_b, bb] = gram(a, b);
+        sums[first] += aa;
+        sums[first + 1] += a_b;
+        sums[second] += bb;
+        for (k, c) in vectors.iter().enumerate().skip(at + 2) {
+            let [ac, bc] = products(c, [a, b]);
+            sums[first + k - at] += ac;
+            sums[second + k - at - 1] += bc;
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn add_products(a: &[f32], b: &[f32], sums: &mut [f64]) {
+    for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+        *sum += f64::from(*a) * f64::from(*b);
+    }
+}
+
 #[inline(always)]
 pub(super) fn l1(x: &[f32]) -> f64 {
     let (blocks, rest) = x.as_chunks::<LANES>();

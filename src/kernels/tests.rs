@@ -290,3 +290,99 @@ fn elections_follow_the_sign_of_the_sum() {
         }
     }
 }
+
+#[test]
+fn products_of_many_vectors_are_right_and_the_same_everywhere() {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    for length in LENGTHS {
+        for count in 0..7 {
+            let tame = |x: f32| if x.abs() > 1.0 { 1.0 } else { x };
+            let vector = |seed| values(length, seed).into_iter().map(tame).collect();
+            let vectors: Vec<Vec<f32>> = (20..20 + count).map(vector).collect();
+            let mut wanted = Vec::new();
+            for (i, a) in vectors.iter().enumerate() {
+                wanted.extend(vectors[i..].iter().map(|b| 1.0 + dot(a, b)));
+            }
+            let mut first: Option<Vec<f64>> = None;
+            for kernels in Kernels::all() {
+                let mut sums = vec![1.0; wanted.len()];
+                kernels.add_gram(&vectors, &mut sums);
+                for (found, wanted) in sums.iter().zip(&wanted) {
+                    assert!((found - wanted).abs() <= 1e-12 * wanted.abs(), "{count} of {length}");
+                }
+                if let [a, b] = &vectors[..] {
+                    let gram = kernels.gram(a, b).map(|product| 1.0 + product);
+                    assert_eq!(sums, gram);
+                }
+                assert_eq!(first.get_or_insert(sums.clone()), &sums, "{:?}", kernels.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn products_by_element_are_added_in_f64() {
+    for kernels in Kernels::all() {
+        for length in LENGTHS {
+            let (a, b) = (values(length, 30), values(length, 31));
+            let mut sums = vec![0.5; length];
+            kernels.add_products(&a, &b, &mut sums);
+            for ((a, b), sum) in a.iter().zip(&b).zip(sums) {
+                assert_eq!(sum, 0.5 + f64::from(*a) * f64::from(*b));
+            }
+        }
+    }
+}
+
+#[test]
+fn near_elements_are_swapped_and_far_ones_approached() {
+    for kernels in Kernels::all() {
+        for length in LENGTHS {
+            let (base, x) = (values(length, 32), values(length, 33));
+            for t in [0.0, -1.0, 1e-7, 0.1, 1e30] {
+                let mut out = vec![9.0; length];
+                kernels.swap_near(t, &base, &x, &mut out);
+                for ((base, x), out) in base.iter().zip(&x).zip(&out) {
+                    let weight = (t / (base - x).abs().max(1e-6)).clamp(0.0, 1.0);
+                    assert_eq!(out.to_bits(), (weight * x + (1.0 - weight) * base).to_bits());
+                }
+            }
+        }
+    }
+    let mut out = [0.0; 3];
+    let (base, x) = ([0.0, 1.0, 2.0], [0.5, 0.0, 2.0]);
+    Kernels::best().swap_near(0.5, &base, &x, &mut out);
+    assert_eq!(out, [0.5, 0.5, 2.0]);
+}
+
+#[test]
+fn divergences_are_right_and_the_same_everywhere() {
+    let softmax = |x: &[f32], room: f64| -> Vec<f64> {
+        let exps: Vec<f64> = x.iter().map(|x| f64::from(*x).exp()).collect();
+        let sum: f64 = exps.iter().sum();
+        exps.into_iter().map(|e| e / sum + room).collect()
+    };
+    for length in LENGTHS.into_iter().filter(|length| *length > 0) {
+        // From logits far apart to such that differ in their last bits.
+        for (spread, distance) in [(90.0, 90.0), (1.0, 1.0), (0.05, 1e-3), (0.05, 1e-6)] {
+            let tame = |x: f32| if x.abs() > 1.0 { 0.3 } else { x };
+            let of = |seed, by: f32| values(length, seed).into_iter().map(move |x| by * tame(x));
+            let base: Vec<f32> = of(34, spread).collect();
+            let x: Vec<f32> = base.iter().zip(of(35, distance)).map(|(b, d)| b + d).collect();
+            let (p, q) = (softmax(&x, 1e-8), softmax(&base, 1e-8));
+            let term = |(p, q): (&f64, &f64)| p * ((p - q) / q).ln_1p() - (p - q);
+            let wanted: f64 = p.iter().zip(&q).map(term).sum();
+            let plain: f64 = p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum();
+            assert!((plain - wanted).abs() <= 1e-13 * (1.0 + wanted), "{plain} for {wanted}");
+            let mut first = None;
+            for kernels in Kernels::all() {
+                let found = kernels.divergence(1e-8, &x, &base);
+                assert!((found - wanted).abs() <= 1e-8 * wanted + 1e-30, "{found} for {wanted}");
+                assert_eq!(found.to_bits(), *first.get_or_insert(found.to_bits()));
+                assert_eq!(kernels.divergence(1e-8, &x, &x), 0.0);
+            }
+        }
+    }
+}

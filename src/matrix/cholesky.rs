@@ -3,7 +3,6 @@
 use super::{Matrix, View, add_rows};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
-use nalgebra::{DMatrix, linalg::Cholesky};
 
 /// Columns that are factored at a time.
 const BLOCK: usize = 128;
@@ -30,18 +29,7 @@ pub fn solve(kernels: Kernels, symmetric: Matrix, right: Matrix) -> Result<Matri
         let before = a.part((start, n), (0, start));
         let top = a.part((start, end), (0, start));
         subtract_product(kernels, before.view(), top.t(), &mut column);
-        let block = DMatrix::from_row_slice(size, size, &column.values[..size * size]);
-        let factor = Cholesky::new(block).ok_or_else(|| {
-            Error::internal("a matrix to be solved with is not positive definite")
-        })?;
-        let lower = factor.l();
-        let identity = DMatrix::identity(size, size);
-        let inverse = lower
-            .solve_lower_triangular(&identity)
-            .ok_or_else(|| Error::internal("a matrix to be solved with is singular"))?;
-        // Column-major: what nalgebra stores is the transpose of rows one after the other.
-        let inverse =
-            Matrix { values: inverse.transpose().as_slice().to_vec(), rows: size, columns: size };
+        let inverse = inverse_factor(column.part((0, size), (0, size)))?;
         let below = column.part((size, n - start), (0, size));
         let below = super::product(kernels, below.view(), inverse.t());
         a.put((end, start), &below);
@@ -65,6 +53,36 @@ pub fn solve(kernels: Kernels, symmetric: Matrix, right: Matrix) -> Result<Matri
         x.put((0, start), &super::product(kernels, part.view(), inverse.view()));
     }
     Ok(x)
+}
+
+/// L⁻¹ of a small matrix L·Lᵀ.
+fn inverse_factor(block: Matrix) -> Result<Matrix> {
+    let n = block.rows;
+    let mut lower = block;
+    for i in 0..n {
+        for j in 0..=i {
+            let dot: f64 = (0..j).map(|k| lower.row(i)[k] * lower.row(j)[k]).sum();
+            let left = lower.row(i)[j] - dot;
+            if i > j {
+                let diagonal = lower.row(j)[j];
+                lower.row_mut(i)[j] = left / diagonal;
+            } else if left > 0.0 {
+                lower.row_mut(i)[i] = left.sqrt();
+            } else {
+                return Err(Error::internal("a matrix to be solved with is not positive definite"));
+            }
+        }
+    }
+    let mut inverse = Matrix::zeros(n, n);
+    for i in 0..n {
+        let diagonal = lower.row(i)[i];
+        for j in 0..i {
+            let dot: f64 = (j..i).map(|k| lower.row(i)[k] * inverse.row(k)[j]).sum();
+            inverse.row_mut(i)[j] = -dot / diagonal;
+        }
+        inverse.row_mut(i)[i] = 1.0 / diagonal;
+    }
+    Ok(inverse)
 }
 
 /// `out -= a·b`.

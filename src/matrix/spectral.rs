@@ -39,7 +39,7 @@ pub fn rank(eigenvalues: &[f64]) -> usize {
 /// The Gram matrix of the shorter side, taken apart.
 fn spectrum(kernels: Kernels, a: View<'_, f64>) -> Result<Eigen> {
     let (rows, columns) = a.shape();
-    eigen(gram(kernels, if rows <= columns { a } else { a.t() }))
+    eigen(kernels, gram(kernels, if rows <= columns { a } else { a.t() }))
 }
 
 /// The `count` largest singular values of `a` with their vectors, or as many as do not count as 0.

@@ -4,6 +4,7 @@ use super::params::{ANY, Default, Param, ParamKind};
 use super::{Base, Map, Method, Params, STREAMED};
 use crate::engine::TensorIo;
 use crate::error::Result;
+use crate::kernels::Kernels;
 
 pub(super) const METHOD: Method = Method {
     name: "linear",
@@ -43,12 +44,15 @@ fn prepare(io: &TensorIo<'_>, p: &Params) -> Result<Map> {
 pub(super) fn weighted_sum(io: &TensorIo<'_>, weights: &[f64]) -> Map {
     let kernels = io.kernels();
     let weights: Vec<f32> = weights.iter().map(|weight| *weight as f32).collect();
-    Map::new(move |_, inputs, out| {
-        for (i, (weight, input)) in weights.iter().zip(inputs.iter()).enumerate() {
-            match i {
-                0 => kernels.scale(*weight, input, out),
-                _ => kernels.add_scaled(*weight, input, out),
-            }
+    Map::new(move |_, inputs, out| add_up(kernels, &weights, inputs, out))
+}
+
+/// `out = Σ wᵢ·xᵢ` in input order, each operation rounded to f32.
+pub(super) fn add_up(kernels: Kernels, weights: &[f32], inputs: &[Vec<f32>], out: &mut [f32]) {
+    for (i, (weight, input)) in weights.iter().zip(inputs).enumerate() {
+        match i {
+            0 => kernels.scale(*weight, input, out),
+            _ => kernels.add_scaled(*weight, input, out),
         }
-    })
+    }
 }

@@ -4,16 +4,24 @@
 //! the inputs and returns the [`Map`] that the engine applies. Adding one means a file here and a
 //! line in [`METHODS`]; `cognate methods`, the recipe checks and the generic tests follow from it.
 
+mod arcee_fusion;
 mod copy;
 mod fisher;
+mod gram;
 mod isotropic;
+mod karcher;
 mod linear;
 mod lines;
+mod model_stock;
+mod multislerp;
+mod nearswap;
+mod nuslerp;
 mod page;
 mod params;
 mod passthrough;
 mod posts;
 mod regmean;
+mod singular_values;
 mod singular_vectors;
 mod slerp;
 mod task_matrix;
@@ -55,8 +63,9 @@ pub struct Method {
     pub params: &'static [Param],
     /// How it reads its inputs.
     pub reads: Reads,
-    /// Bytes it keeps for each tensor besides the chunks, given the number of inputs and the shape.
-    pub holds: fn(inputs: usize, shape: &[usize]) -> u64,
+    /// Bytes it keeps for each tensor besides the chunks, given the parameters, the number of inputs and
+    /// the shape.
+    pub holds: fn(params: &Params, inputs: usize, shape: &[usize]) -> u64,
     /// Bytes it holds at once for a weight matrix of a layer, which it takes whole, given the number of
     /// inputs, rows and columns; 0 if it streams matrices like any tensor.
     pub whole: fn(inputs: usize, shape: (usize, usize)) -> u64,
@@ -79,6 +88,11 @@ pub enum Inputs {
 }
 
 impl Inputs {
+    /// Whether `count` models are too many.
+    pub fn is_below(self, count: usize) -> bool {
+        matches!(self, Self::Exactly(n) if n < count)
+    }
+
     /// Whether `count` models will do.
     pub fn allows(self, count: usize) -> bool {
         match self {
@@ -155,9 +169,15 @@ impl Map {
 }
 
 /// Every merge method a recipe can name.
-pub static METHODS: [Method; 13] = [
+pub static METHODS: [Method; 19] = [
     linear::METHOD,
     slerp::METHOD,
+    nuslerp::METHOD,
+    multislerp::METHOD,
+    karcher::METHOD,
+    model_stock::METHOD,
+    nearswap::METHOD,
+    arcee_fusion::METHOD,
     task_vectors::TASK_ARITHMETIC,
     task_vectors::TIES,
     task_vectors::DARE_LINEAR,
@@ -173,21 +193,8 @@ pub static METHODS: [Method; 13] = [
 
 /// The methods that mergekit 0.1.5 has and this table has not yet, so that its recipes are told from
 /// misspelt ones.
-static OF_MERGEKIT: [&str; 13] = [
-    "arcee_fusion",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "della",
-    "della_linear",
-    "karcher",
-    "model_stock",
-    "multislerp",
-    "nearswap",
-    "nuslerp",
-    "ram",
-    "ramplus_tl",
-    "sce",
-];
+static OF_MERGEKIT: [&str; 7] =
+    ["breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "ram", "ramplus_tl", "sce"];
 
 /// What the planner uses for tensors that no arithmetic may touch; not for recipes.
 pub static COPY: Method = copy::METHOD;
@@ -230,12 +237,12 @@ fn per_tensor(_: &Params) -> bool {
 }
 
 /// For methods that keep nothing besides the chunks.
-fn nothing(_: usize, _: &[usize]) -> u64 {
+fn nothing(_: &Params, _: usize, _: &[usize]) -> u64 {
     0
 }
 
 /// For methods that go row by row: a row of every input and of the output, in f32.
-pub fn row_bytes(inputs: usize, shape: &[usize]) -> u64 {
+pub fn row_bytes(_: &Params, inputs: usize, shape: &[usize]) -> u64 {
     4 * (inputs as u64 + 1) * shape.last().copied().unwrap_or(1) as u64
 }
 

@@ -1,9 +1,9 @@
 //! The table of post-steps: what can be done to the merged task vector, `out − base`, of any method
 //! that has a base.
 
-use super::lines;
 use super::params::{Param, Params};
 use super::{Map, nothing};
+use super::{lines, singular_values};
 use crate::engine::TensorIo;
 use crate::error::{Error, Result};
 
@@ -22,9 +22,9 @@ pub struct Post {
     pub notes: &'static str,
     /// Its parameters, all of them shared.
     pub params: &'static [Param],
-    /// Bytes it keeps for each tensor besides those of the method, given the number of inputs and
-    /// the shape.
-    pub holds: fn(inputs: usize, shape: &[usize]) -> u64,
+    /// Bytes it keeps for each tensor besides those of the method, given its parameters, the number
+    /// of inputs and the shape.
+    pub holds: fn(&Params, inputs: usize, shape: &[usize]) -> u64,
     /// Bytes it holds at once for a weight matrix of a layer, which it takes whole, given the number of
     /// inputs, rows and columns; 0 if it changes it chunk by chunk.
     pub whole: fn(inputs: usize, shape: (usize, usize)) -> u64,
@@ -39,12 +39,15 @@ pub struct Step {
     pub post: &'static Post,
     /// Its parameters for the tensor.
     pub params: Params,
+    /// The inputs that are models with a part in the merge: neither the base nor of weight 0.
+    pub tasks: Vec<usize>,
     /// Where the tensor's layer stands in its stack, from 0 (the first) to 1; none outside layers.
     pub depth: Option<f64>,
 }
 
 /// Every post-step, in the order in which they are done.
-pub static POSTS: [Post; 1] = [lines::POST];
+pub static POSTS: [Post; 3] =
+    [singular_values::SUBSPACE_BOOSTING, singular_values::SVC, lines::POST];
 
 impl Post {
     /// The post-step whose key is `name`.

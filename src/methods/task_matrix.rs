@@ -89,13 +89,18 @@ impl<'a> TaskMatrices<'a> {
 
     /// base + λ·matrix.
     pub(super) fn onto_base(&self, matrix: &Matrix, p: &Params) -> Result<Map> {
-        let (base, kernels, lambda) = (self.base, self.kernels, p.number("lambda")? as f32);
-        let merged: Vec<f32> = matrix.values().iter().map(|x| *x as f32).collect();
-        Ok(Map::new(move |start, inputs, out| {
-            out.copy_from_slice(&merged[start..start + out.len()]);
-            kernels.add_to_base(&inputs[base], lambda, out);
-        }))
+        onto_base(self.io, matrix, p.number("lambda")? as f32)
     }
+}
+
+/// base + λ·matrix.
+pub(super) fn onto_base(io: &TensorIo<'_>, matrix: &Matrix, lambda: f32) -> Result<Map> {
+    let (base, kernels) = (io.base()?, io.kernels());
+    let merged: Vec<f32> = matrix.values().iter().map(|x| *x as f32).collect();
+    Ok(Map::new(move |start, inputs, out| {
+        out.copy_from_slice(&merged[start..start + out.len()]);
+        kernels.add_to_base(&inputs[base], lambda, out);
+    }))
 }
 
 /// The inputs but the base whose weight is not 0, with their weights.

@@ -1,6 +1,7 @@
 //! The generic suite: every row of [`METHODS`] against a slow f64 reference, on every instruction
 //! set, at several thread counts, on odd lengths, each dtype and adversarial values.
 
+mod geometry;
 mod inputs;
 mod matrices;
 mod properties;
@@ -82,7 +83,7 @@ fn case(method: &'static str, models: usize, base: Option<usize>) -> Case {
 
 /// At least one case a method; a method without one fails `every_method_has_a_case`.
 fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         case("linear", 3, None).each("weight", &[0.2, 0.5, 0.9]),
         case("linear", 2, None).each("weight", &[-0.5, 2.0]),
         case("linear", 2, Some(1)).each("weight", &[0.3, 0.1]).flag("normalize", false),
@@ -118,16 +119,6 @@ fn cases() -> Vec<Case> {
         case("fisher", 3, None).each("weight", &[1.0, 0.5, 0.25]),
         case("fisher", 2, Some(1)).number("floor", 0.1),
         case("fisher", 1, None),
-        case("iso_c", 3, Some(0)),
-        case("iso_c", 3, Some(2)).each("weight", &[0.6, -0.2]).number("lambda", 0.7),
-        case("iso_cts", 3, Some(1)).number("lambda", 0.7),
-        case("iso_cts", 4, Some(0))
-            .each("weight", &[0.6, 0.2, 1.0])
-            .number("common_space_fraction", 0.5),
-        case("tsv_m", 3, Some(0)),
-        case("tsv_m", 4, Some(2)).each("weight", &[0.6, -0.2, 1.0]).number("lambda", 0.7),
-        case("wudi", 3, Some(0)),
-        case("wudi", 4, Some(1)).each("weight", &[0.6, 0.2, 1.0]).number("lambda", 0.7),
         case("regmean", 3, None).each("weight", &[1.0, 0.5, 0.25]),
         case("regmean", 2, Some(1)).number("reduce_non_diag", 1.0).transposed(),
         case("regmean", 3, None).each("weight", &[0.4, 0.0, 0.3]).number("reduce_non_diag", 0.0),
@@ -140,7 +131,10 @@ fn cases() -> Vec<Case> {
         case("linear", 2, Some(0))
             .each("weight", &[0.6, 0.2])
             .then("lines", &[("alpha", 0.0), ("beta", 0.0)]),
-    ]
+    ];
+    cases.extend(geometry::cases());
+    cases.extend(matrices::cases());
+    cases
 }
 
 impl Case {
@@ -227,7 +221,10 @@ impl Case {
                 let value = given.map(|(_, x)| Value::Number(*x)).or(param.default_value());
                 params.shared.insert(param.name, value.expect("a required parameter"));
             }
-            Step { post, params, depth: Some(DEPTH) }
+            let weights = self.params().inputs;
+            let left_out = |i: usize| weights[i].get("weight") == Some(&Value::Number(0.0));
+            let tasks = (0..self.models).filter(|i| self.base != Some(*i) && !left_out(*i));
+            Step { post, params, tasks: tasks.collect(), depth: Some(DEPTH) }
         };
         self.posts.iter().map(step).collect()
     }

@@ -8,13 +8,14 @@
 
 use crate::engine::{ModelIo, TensorIo};
 use crate::error::{Error, Result};
+use crate::kernels::Kernels;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Bins of one counting pass.
 pub(super) const BINS: usize = 1 << 19;
 /// A search's counts in a pass: the bins, and how many elements lie above the range.
-const STRIDE: usize = BINS + 1;
+pub(super) const STRIDE: usize = BINS + 1;
 /// One past the largest pattern of a magnitude.
 const PATTERNS: u32 = 1 << 31;
 /// Tensors smaller than this are counted without a sample.
@@ -30,9 +31,10 @@ pub struct Threshold {
     pub(super) ties_end: usize,
 }
 
-/// A search under way for one model's task vector.
+/// A search under way for the k-th largest of some magnitudes, those of a model's task vector for
+/// one.
 #[derive(Debug)]
-struct Search {
+pub(super) struct Search {
     /// How many elements to keep, at least 1.
     keep: u64,
     /// Where the pattern lies.
@@ -51,12 +53,28 @@ struct Look {
 }
 
 impl Search {
-    fn new(keep: usize) -> Self {
+    /// A search for the `keep`-th largest, from 1.
+    pub(super) fn new(keep: usize) -> Self {
         Self { keep: keep as u64, range: 0..PATTERNS, ties: 0, equal: 0 }
     }
 
-    fn done(&self) -> bool {
+    /// Whether the magnitude is found.
+    pub(super) fn done(&self) -> bool {
         self.equal > 0
+    }
+
+    /// The f32 pattern of the magnitude, once it is found.
+    pub(super) fn pattern(&self) -> u32 {
+        self.range.start
+    }
+
+    /// Counts a tile in the search's own bins, unless it is done.
+    pub(super) fn count(&self, kernels: Kernels, values: &[f32], counts: &mut [u64]) {
+        if self.done() {
+            return;
+        }
+        let (bins, above) = counts.split_at_mut(BINS);
+        above[0] += kernels.count_magnitudes(values, self.range.clone(), self.shift(), bins);
     }
 
     /// Whether only some of the elements equal to the pattern are kept. Zeros add nothing whether
@@ -272,18 +290,13 @@ fn count_tile(
     counts: &mut [u64],
 ) {
     for_deltas(io, looks, inputs, |look, delta| {
-        let search = &searches[look.search];
-        if search.done() {
-            return;
-        }
         let counts = &mut counts[look.search * STRIDE..(look.search + 1) * STRIDE];
-        let (bins, above) = counts.split_at_mut(BINS);
-        above[0] +=
-            io.kernels().count_magnitudes(delta, search.range.clone(), search.shift(), bins);
+        searches[look.search].count(io.kernels(), delta, counts);
     });
 }
 
-fn narrow_all(searches: &mut [Search], counts: &[u64]) -> Result<()> {
+/// Narrows the searches that are not done by what a pass counted.
+pub(super) fn narrow_all(searches: &mut [Search], counts: &[u64]) -> Result<()> {
     let open = searches.iter_mut().zip(counts.chunks(STRIDE)).filter(|(search, _)| !search.done());
     open.into_iter().try_for_each(|(search, counts)| search.narrow(counts))
 }

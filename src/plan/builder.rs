@@ -186,7 +186,8 @@ fn job(
     let (method, resolved, posts) = if arithmetic {
         let method = method(recipe, placement)?;
         let resolved = params::resolve(recipe, method, group, placement)?;
-        (method, resolved, posts(recipe, group, placement, depth)?)
+        let posts = posts(recipe, group, placement, &resolved, depth)?;
+        (method, resolved, posts)
     } else {
         (&COPY, Params::default(), Vec::new())
     };

@@ -3,7 +3,7 @@
 use super::placements::{Group, Placement, Placements};
 use super::{Job, params};
 use crate::error::{Error, Result, list};
-use crate::methods::{Base, Method, Step};
+use crate::methods::{Base, Method, Params, Step, Value};
 use crate::model::{Checkpoint, split_layer};
 use crate::recipe::{PostSettings, Recipe};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,7 @@ pub(super) fn posts(
     recipe: &Recipe,
     group: &Group<'_>,
     placement: &Placement,
+    resolved: &Params,
     depth: Option<f64>,
 ) -> Result<Vec<Step>> {
     let step = |given: &PostSettings| {
@@ -35,9 +36,19 @@ pub(super) fn posts(
             ));
         }
         let params = params::resolve_post(recipe, given, placement)?;
-        Ok(Step { post: given.post, params, depth })
+        Ok(Step { post: given.post, params, tasks: tasks(group, resolved), depth })
     };
     recipe.posts.iter().map(step).collect()
+}
+
+/// The inputs but the base whose weight is not 0.
+fn tasks(group: &Group<'_>, resolved: &Params) -> Vec<usize> {
+    let left_out = |i: usize| {
+        let weight = resolved.inputs.get(i).and_then(|values| values.get("weight"));
+        weight == Some(&Value::Number(0.0))
+    };
+    let others = (0..group.members.len()).filter(|i| group.base != Some(*i));
+    others.filter(|i| !left_out(*i)).collect()
 }
 
 /// How many layers each stack of the output has.
@@ -68,7 +79,10 @@ pub(super) fn check_group(
     method: &'static Method,
     models: &[Checkpoint],
 ) -> Result<()> {
-    let names = || list(group.members.iter().map(|member| models[member.model].reference.as_str()));
+    let names = |without: Option<usize>| {
+        let members = group.members.iter().enumerate().filter(|(i, _)| Some(*i) != without);
+        list(members.map(|(_, member)| models[member.model].reference.as_str()))
+    };
     let mut seen = BTreeSet::new();
     if let Some(twice) = group.members.iter().find(|member| !seen.insert(member.model)) {
         return Err(recipe
@@ -83,21 +97,22 @@ pub(super) fn check_group(
         return Err(match &recipe.base_model {
             None => error.hint("name it with `base_model:`"),
             Some(_) => error
-                .fact("models", names())
+                .fact("models", names(None))
                 .hint("with `slices`, the base model must be one of each slice's sources"),
         });
     }
     // An optional base is not one of the models.
-    let apart = usize::from(method.base == Base::Optional && group.base.is_some());
-    let count = group.members.len() - apart;
+    let apart = group.base.filter(|_| method.base == Base::Optional);
+    let count = group.members.len() - usize::from(apart.is_some());
     if !method.inputs.allows(count) {
         let unlisted = group.members.iter().find(|member| member.parameters.is_none());
         let hint = match unlisted {
-            Some(base) if apart == 0 => format!(
+            Some(base) if apart.is_none() && method.inputs.is_below(count) => format!(
                 "base_model joins the merged models: leave out `base_model: {}`, or the others",
                 base.at.value
             ),
-            _ => format!("list {}, or choose another method", method.inputs),
+            _ if apart.is_none() => format!("list {}, or choose another method", method.inputs),
+            _ => format!("list {} besides the base, or choose another method", method.inputs),
         };
         return Err(recipe
             .error(
@@ -111,7 +126,7 @@ pub(super) fn check_group(
                     Base::Optional => format!("{} besides the base", method.inputs),
                     _ => format!("{}, the base included", method.inputs),
                 },
-                format!("{count} ({})", names()),
+                format!("{count} ({})", names(apart)),
             ));
     }
     Ok(())

@@ -209,8 +209,8 @@ impl Job {
     /// Bytes that the method and the post-steps keep for the tensor besides the chunks.
     pub(crate) fn holds(&self) -> u64 {
         let (inputs, shape) = (self.inputs.len(), &self.output.shape);
-        let posts = self.posts.iter().map(|step| (step.post.holds)(inputs, shape));
-        (self.method.holds)(inputs, shape) + posts.sum::<u64>()
+        let posts = self.posts.iter().map(|step| (step.post.holds)(&step.params, inputs, shape));
+        (self.method.holds)(&self.params, inputs, shape) + posts.sum::<u64>()
     }
 
     /// The inputs that are the models' tensors.

@@ -40,6 +40,12 @@ impl RawRecipe {
             slices,
             base_model: self.base_model.or(defaults.base_model),
             parameters: self.parameters.over(defaults.parameters),
+            subspace_boosting: both(
+                self.subspace_boosting,
+                defaults.subspace_boosting,
+                RawParameters::over,
+            ),
+            svc: both(self.svc, defaults.svc, RawParameters::over),
             lines: both(self.lines, defaults.lines, RawParameters::over),
             dtype: self.dtype.or(defaults.dtype),
             out_dtype: self.out_dtype.or(defaults.out_dtype),

@@ -114,9 +114,14 @@ impl Target<'_> {
             [Step::Key("parameters"), Step::Key(name)] => {
                 self.parameter(&mut raw.parameters, name)?;
             }
-            [Step::Key("lines"), Step::Key(name)] => {
-                let lines = raw.lines.get_or_insert_with(|| At::nowhere(RawParameters::default()));
-                self.parameter(&mut lines.value, name)?;
+            [Step::Key(post @ ("subspace_boosting" | "svc" | "lines")), Step::Key(name)] => {
+                let raw = match *post {
+                    "subspace_boosting" => &mut raw.subspace_boosting,
+                    "svc" => &mut raw.svc,
+                    _ => &mut raw.lines,
+                };
+                let post = raw.get_or_insert_with(|| At::nowhere(RawParameters::default()));
+                self.parameter(&mut post.value, name)?;
             }
             [Step::Key("models"), Step::At(at), rest @ ..] => {
                 let models = raw.models.as_mut().map(|models| &mut models.value);

@@ -45,6 +45,14 @@ pub(super) struct RawRecipe {
     /// Parameters for the whole recipe.
     #[serde(default)]
     pub(super) parameters: RawParameters,
+    /// Raises the least singular values of the merged task matrices.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::subspace_boosting")]
+    pub(super) subspace_boosting: Option<At<RawParameters>>,
+    /// SVC: shrinks the directions that several tasks share and that add up.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::svc")]
+    pub(super) svc: Option<At<RawParameters>>,
     /// LiNeS: scales the merged task vector by the depth of the layer.
     #[serde(default)]
     #[schemars(schema_with = "schema::lines")]
@@ -89,6 +97,8 @@ impl RawRecipe {
             slices,
             base_model,
             parameters,
+            subspace_boosting,
+            svc,
             lines,
             dtype,
             out_dtype,
@@ -105,7 +115,7 @@ impl RawRecipe {
             && evaluate.is_none()
             && models.is_none()
             && merge_method.is_none()
-            && lines.is_none()
+            && [subspace_boosting, svc, lines].iter().all(|post| post.is_none())
             && modules.is_none()
             && slices.is_none()
             && parameters.0.is_empty()

@@ -47,6 +47,16 @@ pub(super) fn merge_method(_: &mut SchemaGenerator) -> Schema {
     ]})
 }
 
+/// `subspace_boosting`.
+pub(super) fn subspace_boosting(generator: &mut SchemaGenerator) -> Schema {
+    post(generator, "subspace_boosting")
+}
+
+/// `svc`.
+pub(super) fn svc(generator: &mut SchemaGenerator) -> Schema {
+    post(generator, "svc")
+}
+
 /// `lines`.
 pub(super) fn lines(generator: &mut SchemaGenerator) -> Schema {
     post(generator, "lines")

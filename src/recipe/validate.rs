@@ -53,7 +53,11 @@ pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Resu
     };
     let base_model =
         raw.base_model.map(|base| context.reference("base_model", base)).transpose()?;
-    let posts = context.posts([("lines", raw.lines)])?;
+    let posts = context.posts([
+        ("subspace_boosting", raw.subspace_boosting),
+        ("svc", raw.svc),
+        ("lines", raw.lines),
+    ])?;
     let recipe = Recipe {
         file: file.to_path_buf(),
         name: raw.name.map(|name| stage_name(sources, name)).transpose()?,

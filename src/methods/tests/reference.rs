@@ -1,6 +1,8 @@
 //! The methods as their papers write them, in f64, by sorting and plain loops. Task vectors are
 //! taken in f32, as the crate defines them.
 
+mod geometry;
+
 use super::{Case, Step, Value, matrices, regmean, stream};
 use crate::kernels::{Kernels, Stream};
 
@@ -40,21 +42,25 @@ pub(super) fn run(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64>
     for step in case.steps() {
         let base = inputs[case.base.unwrap()].iter().map(|x| f64::from(*x));
         let delta: Vec<f64> = out.iter().zip(base.clone()).map(|(x, base)| x - base).collect();
-        let changed = post(&step, &delta, shape);
+        let tasks = step.tasks.iter().map(|task| {
+            let pairs = inputs[*task].iter().zip(&inputs[case.base.unwrap()]);
+            pairs.map(|(x, base)| f64::from(x - base)).collect()
+        });
+        let changed = post(&step, &delta, &tasks.collect::<Vec<_>>(), shape);
         out = base.zip(changed).map(|(base, delta)| base + delta).collect();
     }
     out
 }
 
 /// A merged task vector behind a post-step.
-fn post(step: &Step, delta: &[f64], _shape: &[usize]) -> Vec<f64> {
+fn post(step: &Step, delta: &[f64], tasks: &[Vec<f64>], shape: &[usize]) -> Vec<f64> {
     let number = |name: &str| step.params.number(name).unwrap();
     match step.post.name {
         "lines" => {
             let factor = number("alpha") + number("beta") * step.depth.unwrap();
             delta.iter().map(|x| factor * x).collect()
         }
-        other => unreachable!("{other}"),
+        _ => matrices::post(step, delta, tasks, shape),
     }
 }
 
@@ -114,6 +120,9 @@ fn method(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
                 .collect();
             let merged = matrices::merged(case, &weighted, shape);
             (0..length).map(|i| at(base, i) + shared(case, "lambda") * merged[i]).collect()
+        }
+        "nuslerp" | "multislerp" | "karcher" | "model_stock" | "nearswap" | "arcee_fusion" => {
+            geometry::run(case, inputs, shape)
         }
         _ => task_vectors(case, inputs),
     }
