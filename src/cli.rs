@@ -4,11 +4,13 @@ mod archs;
 mod check;
 mod eval;
 mod fisher;
+mod gram;
 mod inspect;
 mod merge;
 mod methods;
 mod plan;
 mod schema;
+mod statistics;
 mod tasks;
 
 use clap::{Parser, Subcommand};
@@ -40,6 +42,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Compute the Fisher information of a model's weights, for the method `fisher`
     Fisher(fisher::Args),
+    /// Compute the Gram matrices of what goes into a model's linear maps, for the method `regmean`
+    Gram(gram::Args),
     /// List the merge methods and their parameters
     Methods(methods::Args),
     /// List the families of models that the evaluator computes
@@ -59,6 +63,7 @@ impl Cli {
             Command::Eval(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Fisher(args) => args.run(),
+            Command::Gram(args) => args.run(),
             Command::Methods(args) => args.run(),
             Command::Archs(args) => args.run(),
             Command::Tasks(args) => args.run(),

@@ -11,9 +11,16 @@ use support::{Sandbox, finish};
 fn help_of_every_command() {
     let sandbox = Sandbox::new();
     let mut all = String::new();
-    for command in
-        [&[][..], &["merge"], &["plan"], &["eval"], &["fisher"], &["inspect"], &["methods"]]
-    {
+    for command in [
+        &[][..],
+        &["merge"],
+        &["plan"],
+        &["eval"],
+        &["fisher"],
+        &["gram"],
+        &["inspect"],
+        &["methods"],
+    ] {
         let run = sandbox.ok(&[command, &["--help"]].concat());
         assert_eq!(run.stderr, "");
         writeln!(all, "$ cognate {} --help\n{}", command.join(" "), run.stdout).unwrap();

@@ -70,11 +70,13 @@ fn sandbox() -> Sandbox {
     sandbox.write("models/llama-q8_0.gguf", gguf);
     let prose = std::fs::read(own.join("tests/data/eval/prose.jsonl")).unwrap();
     sandbox.write("data/prose.jsonl", prose);
-    std::fs::create_dir(sandbox.path("fisher")).unwrap();
-    for name in ["ft-prose", "ft-code"] {
-        let (model, out) = (format!("models/{name}"), format!("fisher/{name}.safetensors"));
-        let data = ["--data", "data/prose.jsonl", "--samples", "2", "--length", "32"];
-        sandbox.ok(&[&["fisher", &model, "-o", &out], &data[..]].concat());
+    for kind in ["fisher", "gram"] {
+        std::fs::create_dir(sandbox.path(kind)).unwrap();
+        for name in ["ft-prose", "ft-code"] {
+            let (model, out) = (format!("models/{name}"), format!("{kind}/{name}.safetensors"));
+            let data = ["--data", "data/prose.jsonl", "--samples", "2", "--length", "32"];
+            sandbox.ok(&[&[kind, &model, "-o", &out], &data[..]].concat());
+        }
     }
     chat(&sandbox);
     std::fs::create_dir(sandbox.path("bin")).unwrap();

@@ -1,32 +1,14 @@
 //! `cognate fisher`
 
-use super::{cache_folder, print, print_json, remark, size};
+use super::statistics::Common;
 use clap::Args as ClapArgs;
-use cognate::engine::Progress;
-use cognate::eval::fisher::{self, Data, Labels, Resources, Settings};
-use cognate::model::Finder;
-use cognate::model::hub::Want;
-use cognate::{Fetch, Result};
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use cognate::Result;
+use cognate::eval::statistics::fisher::{self, Labels, Settings};
 
 #[derive(ClapArgs)]
 pub(crate) struct Args {
-    /// The model: a folder, a GGUF file or a name on the Hub; `+ADAPTER` adds a LoRA adapter
-    model: String,
-    /// The documents: JSON objects, one a line (.jsonl), or texts, one a line (.txt)
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
-    /// The safetensors file to write
-    #[arg(short, long)]
-    out: PathBuf,
-    /// Take the first N documents [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    samples: Option<u64>,
-    /// Tokens of a document at most [default: the model's context, 2048 at most]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(2..))]
-    length: Option<u64>,
+    #[command(flatten)]
+    common: Common,
     /// Whose likelihood is differentiated: labels drawn from the model's predictions, or the data's
     /// own next tokens (the empirical Fisher information)
     #[arg(long, default_value = "model")]
@@ -34,75 +16,23 @@ pub(crate) struct Args {
     /// Seed of drawn labels
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The field of a JSON object that holds the text
-    #[arg(long, default_value = "text")]
-    field: String,
-    /// Worker threads [default: all cores]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    threads: Option<u16>,
-    /// Memory to stay within
-    #[arg(long, default_value = "8GiB", value_parser = size)]
-    memory: u64,
-    /// Replace an earlier file
-    #[arg(long)]
-    overwrite: bool,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
-    /// No progress
-    #[arg(short, long)]
-    quiet: bool,
 }
-
-/// Time between two lines of progress.
-const EVERY: Duration = Duration::from_secs(5);
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let watch = if self.quiet { Progress::silent() } else { Progress::stderr() };
-        let fetch = Fetch { want: Want::Everything, watch: &watch };
-        let model = Finder::new(Path::new(""), Some(fetch)).open(&self.model)?;
-        let settings = Settings {
-            samples: self.samples.map(|samples| samples as usize),
-            length: self.length.map(|length| length as usize),
-            labels: self.labels,
-            seed: self.seed,
-            field: self.field,
-        };
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let resources = Resources {
-            memory: self.memory,
-            threads: self.threads.map_or_else(cores, usize::from),
-            cache: cache_folder(),
-        };
-        let last = Mutex::new(Instant::now());
-        let progress = |line: &str| {
-            if let Ok(mut last) = last.lock()
-                && !self.quiet
-                && last.elapsed() >= EVERY
-            {
-                remark(line);
-                *last = Instant::now();
-            }
-        };
-        let out = (self.out.as_path(), self.overwrite);
-        let data = Data::File(&self.data);
-        let done = fisher::compute(&model, data, &settings, &resources, out, &progress)?;
-        if done.left_out > 0 && !self.quiet {
-            remark(&format!("documents of fewer than two tokens, left out: {}", done.left_out));
-        }
-        if self.json {
-            let mut value = serde_json::json!(done);
-            value["out"] = self.out.display().to_string().into();
-            return print_json(&value);
-        }
-        print(&format!(
-            "{}: the Fisher information of {} tensors from {} documents, {} labels of {:.3} nats\n",
-            self.out.display(),
-            done.tensors,
-            done.documents,
-            done.labels,
-            -done.nats
-        ))
+        let documents = self.common.documents();
+        let settings = Settings { documents, labels: self.labels, seed: self.seed };
+        self.common.run(
+            |given| {
+                let (data, out) = (given.data, given.out);
+                fisher::compute(given.model, data, &settings, &given.resources, out, given.progress)
+            },
+            |done| {
+                format!(
+                    "the Fisher information of {} tensors from {} documents, {} labels of {:.3} nats",
+                    done.tensors, done.documents, done.of_kind.labels, -done.of_kind.nats
+                )
+            },
+        )
     }
 }

@@ -58,7 +58,7 @@ impl Context<'_> {
         job.inputs.iter().map(find).collect()
     }
 
-    /// The inputs of a job as its method sees them.
+    /// The inputs of a job as its method sees them, given its sources.
     pub(super) fn io<'a>(
         &self,
         job: &Job,
@@ -66,7 +66,9 @@ impl Context<'_> {
         streams: &'a [Stream],
         lanes: Lanes,
     ) -> TensorIo<'a> {
+        let (inputs, beside) = inputs.split_at(job.streamed());
         TensorIo::new(inputs, job.base, streams, self.kernels, lanes, self.nan)
+            .with_beside(beside, job.inputs_along)
     }
 
     fn run_job(
@@ -75,13 +77,14 @@ impl Context<'_> {
         lanes: Lanes,
         thresholds: Option<&[Option<Threshold>]>,
     ) -> Result<Option<Digest>> {
-        let inputs = self.sources(job)?;
+        let sources = self.sources(job)?;
         let streams =
             job.inputs.iter().map(|input| stream(self.plan.seed, input.model, &job.random_key));
         let streams: Vec<Stream> = streams.collect();
-        let io = self.io(job, &inputs, &streams, lanes).with_thresholds(thresholds);
+        let io = self.io(job, &sources, &streams, lanes).with_thresholds(thresholds);
         let map = job.map(&io)?;
-        let mut hashes = self.hashes(job, &inputs);
+        let inputs = &sources[..job.streamed()];
+        let mut hashes = self.hashes(job, inputs);
         let unwritten = Unwritten::default();
         let mut made: Vec<Arc<Block>> = Vec::new();
         let mut hashed = 0..0;
@@ -93,7 +96,7 @@ impl Context<'_> {
             let (written, ()) = lanes.both(
                 || {
                     lanes.collect(window.clone(), |chunk| {
-                        let block = Arc::new(self.chunk(job, &io, &inputs, &map, chunk)?);
+                        let block = Arc::new(self.chunk(job, &io, inputs, &map, chunk)?);
                         self.output.write(job.shard, Arc::clone(&block), &unwritten)?;
                         self.progress.advance(block.bytes().len() as u64);
                         Ok(block)
@@ -101,7 +104,7 @@ impl Context<'_> {
                 },
                 || hash(lanes, &mut hashes, &io, hashed.clone(), &done),
             );
-            self.give_back(&io, &inputs, hashed, done);
+            self.give_back(&io, inputs, hashed, done);
             made = written?;
             hashed = window;
         }

@@ -44,7 +44,7 @@ pub const FIXED_BYTES: u64 = 48 << 20;
 
 /// Anonymous memory that one thread needs for a job.
 pub(crate) fn lane_bytes(job: &Job) -> u64 {
-    let inputs = job.inputs.len();
+    let inputs = job.streamed();
     let tiles = (inputs + 1) * TILE * 4;
     // Two output chunks (one is hashed while the next is made), and the bins of a counting pass.
     let chunks = 2 * CHUNK * job.output.dtype.bitsize().div_ceil(8);

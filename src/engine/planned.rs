@@ -40,17 +40,18 @@ impl PlannedTensor {
         Self { job: job.clone(), inputs, streams, kernels, nan, map: OnceLock::new() }
     }
 
+    /// The inputs that are read along with it.
+    fn streamed(&self) -> &[Arc<dyn Source>] {
+        &self.inputs[..self.job.streamed()]
+    }
+
     /// Calls `work` with the inputs as the method sees them and the job's map.
     fn with_map<T>(&self, work: impl FnOnce(&TensorIo<'_>, &Map) -> Result<T>) -> Result<T> {
-        let inputs: Vec<&dyn Source> = self.inputs.iter().map(|input| &**input).collect();
-        let io = TensorIo::new(
-            &inputs,
-            self.job.base,
-            &self.streams,
-            self.kernels,
-            Lanes::One,
-            self.nan,
-        );
+        let all: Vec<&dyn Source> = self.inputs.iter().map(|input| &**input).collect();
+        let (inputs, beside) = all.split_at(self.job.streamed());
+        let (base, kernels) = (self.job.base, self.kernels);
+        let io = TensorIo::new(inputs, base, &self.streams, kernels, Lanes::One, self.nan)
+            .with_beside(beside, self.job.inputs_along);
         let map = self.map.get_or_init(|| self.job.map(&io));
         work(&io, map.as_ref().map_err(Clone::clone)?)
     }
@@ -106,10 +107,10 @@ impl Source for PlannedTensor {
     }
 
     fn prefetch(&self, elements: Range<usize>) {
-        self.inputs.iter().for_each(|input| input.prefetch(elements.clone()));
+        self.streamed().iter().for_each(|input| input.prefetch(elements.clone()));
     }
 
     fn release(&self, elements: Range<usize>) {
-        self.inputs.iter().for_each(|input| input.release(elements.clone()));
+        self.streamed().iter().for_each(|input| input.release(elements.clone()));
     }
 }

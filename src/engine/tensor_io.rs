@@ -4,7 +4,7 @@ use super::{CHUNK, Lanes, TILE};
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, Stream};
 use crate::methods::{Map, Threshold};
-use crate::model::{Source, TensorSpec};
+use crate::model::{InputsAlong, Source, TensorSpec};
 use std::ops::Range;
 
 /// The inputs of one tensor, and the reductions a method can make over them.
@@ -13,6 +13,9 @@ use std::ops::Range;
 /// input, all of one length; buffers may be overwritten but must keep their place and length.
 pub struct TensorIo<'a> {
     inputs: &'a [&'a dyn Source],
+    /// Statistics that are read whole, one for each input; none where the tensor has none.
+    beside: &'a [&'a dyn Source],
+    inputs_along: Option<InputsAlong>,
     base: Option<usize>,
     streams: &'a [Stream],
     elements: usize,
@@ -53,12 +56,44 @@ impl<'a> TensorIo<'a> {
         let first = inputs.first().map(|input| input.spec());
         let elements = first.map_or(0, TensorSpec::elements);
         let shape = first.map_or(&[][..], |spec| &spec.shape);
-        Self { inputs, base, streams, elements, shape, kernels, lanes, nan, thresholds: None }
+        Self {
+            inputs,
+            beside: &[],
+            inputs_along: None,
+            base,
+            streams,
+            elements,
+            shape,
+            kernels,
+            lanes,
+            nan,
+            thresholds: None,
+        }
+    }
+
+    /// The same with Gram matrices, and the side of the inputs that they belong to.
+    pub(crate) fn with_beside(
+        self,
+        beside: &'a [&'a dyn Source],
+        inputs_along: Option<InputsAlong>,
+    ) -> Self {
+        Self { beside, inputs_along, ..self }
     }
 
     /// The same with other inputs in its place.
     pub(super) fn with_inputs<'b>(&'b self, inputs: &'b [&'b dyn Source]) -> TensorIo<'b> {
-        TensorIo { inputs, ..*self }
+        let elements = inputs.first().map_or(0, |input| input.spec().elements());
+        TensorIo { inputs, elements, ..*self }
+    }
+
+    /// The side of the tensor that its Gram matrices belong to, where it has any.
+    pub fn inputs_along(&self) -> Option<InputsAlong> {
+        self.inputs_along
+    }
+
+    /// The statistics that are read whole.
+    pub(super) fn beside(&self) -> &'a [&'a dyn Source] {
+        self.beside
     }
 
     /// The inputs as they are stored.

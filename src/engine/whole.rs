@@ -1,7 +1,7 @@
 //! Tensors that a method takes whole: how they are read, and how many are worked on at a time.
 
 use super::tensor_io::{TensorIo, zero_nan};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Source;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,11 @@ impl TensorIo<'_> {
     /// Rows and columns, where the tensor is a weight matrix of a layer.
     pub fn matrix(&self) -> Option<(usize, usize)> {
         self.inputs().first().and_then(|input| input.spec().matrix())
+    }
+
+    /// Rows and columns, where the tensor has two dimensions.
+    pub fn rows_and_columns(&self) -> Option<(usize, usize)> {
+        self.inputs().first().and_then(|input| input.spec().rows_and_columns())
     }
 
     /// Goes through some of the inputs once, in order, on the calling thread. The body gets
@@ -23,17 +28,53 @@ impl TensorIo<'_> {
         mut body: impl FnMut(usize, &mut [Vec<f32>]),
     ) -> Result<()> {
         let inputs: Vec<&dyn Source> = inputs.iter().map(|input| self.inputs()[*input]).collect();
-        let some = self.with_inputs(&inputs);
+        self.go_through(&inputs, |start, tiles, any_nan| {
+            if any_nan {
+                self.with_inputs(&inputs).find_nans(start, tiles)?;
+                tiles.iter_mut().for_each(|tile| zero_nan(tile));
+            }
+            body(start, tiles);
+            Ok(())
+        })
+    }
+
+    /// Goes through the statistics beside an input once, in order, on the calling thread. The body gets
+    /// `(start, values)`.
+    ///
+    /// # Errors
+    /// There are none, they cannot be read, or hold a NaN, which no merge has a use for.
+    pub fn whole_beside(&self, input: usize, mut body: impl FnMut(usize, &[f32])) -> Result<()> {
+        let source = self.beside().get(input).ok_or_else(|| {
+            Error::internal("a method reads statistics that the plan did not give")
+        })?;
+        self.go_through(&[*source], |start, inputs, any_nan| {
+            if any_nan {
+                let error = Error::input("statistics of a model hold a NaN");
+                let error = match source.origin() {
+                    Some(file) => error.file(file),
+                    None => error,
+                };
+                return Err(error.tensor(&source.spec().name).hint("compute the file anew"));
+            }
+            inputs.iter().for_each(|values| body(start, values));
+            Ok(())
+        })
+    }
+
+    /// The name of the statistics beside an input.
+    pub fn name_beside(&self, input: usize) -> &str {
+        self.beside().get(input).map_or("", |source| &source.spec().name)
+    }
+
+    fn go_through(
+        &self,
+        inputs: &[&dyn Source],
+        mut body: impl FnMut(usize, &mut [Vec<f32>], bool) -> Result<()>,
+    ) -> Result<()> {
+        let some = self.with_inputs(inputs);
         for chunk in 0..some.chunks() {
             some.prefetch_before(chunk);
-            some.read_range(some.chunk_range(chunk), super::TILE, |start, inputs, any_nan| {
-                if any_nan {
-                    some.find_nans(start, inputs)?;
-                    inputs.iter_mut().for_each(|input| zero_nan(input));
-                }
-                body(start, inputs);
-                Ok(())
-            })?;
+            some.read_range(some.chunk_range(chunk), super::TILE, &mut body)?;
         }
         Ok(())
     }
@@ -130,7 +171,6 @@ impl SideBySide {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
     fn pool(threads: usize) -> rayon::ThreadPool {

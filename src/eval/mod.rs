@@ -14,7 +14,6 @@ pub mod encode;
 pub mod evaluation;
 mod examples;
 pub mod filter;
-pub mod fisher;
 pub mod gate;
 pub mod items;
 pub mod metric;
@@ -29,6 +28,7 @@ pub mod request;
 pub mod results;
 pub mod run;
 pub mod score;
+pub mod statistics;
 pub mod task;
 pub mod template;
 

@@ -187,14 +187,17 @@ impl Merge {
             .fact("stage", &stage.name)
             .hint("write it with `cognate merge` and evaluate the output"));
         }
-        let computed =
-            |model: &&Checkpoint| model.statistics().is_some_and(|found| found.computed.is_some());
-        if let Some(model) = self.stages.iter().flat_map(|stage| &stage.models).find(computed) {
+        let computed = |model: &'_ Checkpoint| {
+            let found = model.statistics().filter(|found| found.computed.is_some())?;
+            Some((model.reference.clone(), found.kind.key()))
+        };
+        let mut models = self.stages.iter().flat_map(|stage| &stage.models);
+        if let Some((model, key)) = models.find_map(computed) {
             return Err(Error::input(
                 "a merge by statistics that are computed on the way cannot be scored unwritten",
             )
-            .fact("model", &model.reference)
-            .hint("compute them before with `cognate fisher`, or write the merge"));
+            .fact("model", model)
+            .hint(format!("compute them before with `cognate {key}`, or write the merge")));
         }
         let stage = &self.stages[self.stages.len() - 1];
         let files = super::stages::files_beside(&stage.plan, &stage.models)?;

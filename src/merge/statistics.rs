@@ -2,7 +2,7 @@
 
 use super::WriteOptions;
 use crate::error::{Error, Result};
-use crate::eval::fisher::{self, Data, Resources};
+use crate::eval::statistics::{self, Data, Resources};
 use crate::model::{Checkpoint, Finder, ToCompute};
 use crate::plan;
 use crate::recipe::{Located, Recipe, StatisticsSource};
@@ -27,7 +27,7 @@ pub(super) fn open(
             let path = finder.file(data).map_err(at)?;
             let computed =
                 ToCompute { data: path, reference: data.clone(), settings: settings.clone() };
-            Ok(model.with_statistics_to_compute(kind, computed))
+            Ok(model.with_statistics_to_compute(computed))
         }
     }
 }
@@ -39,11 +39,12 @@ pub(super) fn check(models: &[Checkpoint], options: &plan::Options) -> Result<u6
     for model in models {
         let computed = model.statistics().and_then(|found| found.computed.as_ref());
         let Some(computed) = computed else { continue };
-        let least = fisher::least_memory(model, &computed.settings)?;
+        let kind = computed.settings.kind();
+        let least = statistics::least_memory(model, &computed.settings)?;
         if least > options.memory {
-            return Err(fisher::too_small(least, options.memory)
+            return Err(statistics::too_small(kind, least, options.memory)
                 .fact("model", &model.reference)
-                .hint("raise --memory, take shorter documents, or compute the file before with `cognate fisher`"));
+                .hint(format!("raise --memory, take shorter documents, or compute the file before with `cognate {}`", kind.key())));
         }
         most = most.max(least);
     }
@@ -70,10 +71,17 @@ pub(super) fn compute(
             cache: options.cache.clone(),
         };
         let progress = |line: &str| {
-            options.progress.line(&format!("Fisher information of {}: {line}", model.reference))
+            options.progress.line(&format!("{} of {}: {line}", kind.title(), model.reference))
         };
         let data = Data::File(&computed.data);
-        fisher::compute(&model, data, &computed.settings, &resources, (&file, true), &progress)?;
+        statistics::compute(
+            &model,
+            data,
+            &computed.settings,
+            &resources,
+            (&file, true),
+            &progress,
+        )?;
         let reference = computed.reference.clone();
         model.with_statistics(kind, &reference, &file).map(|model| model.computed_by(computed))
     });

@@ -6,7 +6,7 @@ use crate::engine::TensorIo;
 use crate::error::Result;
 
 /// Weights from 0 on.
-const SHARE: ParamKind = ParamKind::Number { min: 0.0, max: f64::MAX };
+pub(super) const SHARE: ParamKind = ParamKind::Number { min: 0.0, max: f64::MAX };
 
 pub(super) const METHOD: Method = Method {
     name: "fisher",
@@ -26,7 +26,8 @@ pub(super) const METHOD: Method = Method {
     ..STREAMED
 };
 
-fn check(p: &Params) -> Result<(), String> {
+/// Some model must count.
+pub(super) fn check(p: &Params) -> Result<(), String> {
     if p.each("weight").iter().sum::<f64>() > 0.0 {
         return Ok(());
     }

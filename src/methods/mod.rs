@@ -24,6 +24,7 @@ mod passthrough;
 mod pcb;
 mod posts;
 mod ram;
+mod regmean;
 mod sce;
 mod singular_values;
 mod singular_vectors;
@@ -60,7 +61,8 @@ pub struct Method {
     pub inputs: Inputs,
     /// What it does with a base model.
     pub base: Base,
-    /// What it reads of each model besides the weights: as many inputs again, in the same order.
+    /// What it reads of each model besides the weights: as many inputs again, in the same order. Where the
+    /// kind says that tensors may be without, none for a tensor that has none in any model.
     pub statistics: Option<Statistics>,
     /// Its parameters.
     pub params: &'static [Param],
@@ -172,7 +174,7 @@ impl Map {
 }
 
 /// Every merge method a recipe can name.
-pub static METHODS: [Method; 27] = [
+pub static METHODS: [Method; 28] = [
     linear::METHOD,
     slerp::METHOD,
     nuslerp::METHOD,
@@ -195,6 +197,7 @@ pub static METHODS: [Method; 27] = [
     pcb::METHOD,
     consensus::METHOD,
     fisher::METHOD,
+    regmean::METHOD,
     isotropic::COMMON,
     isotropic::COMMON_AND_TASKS,
     singular_vectors::METHOD,

@@ -6,6 +6,7 @@ mod inputs;
 mod matrices;
 mod properties;
 mod reference;
+mod regmean;
 mod scored;
 mod sparse;
 
@@ -13,7 +14,7 @@ use super::*;
 use crate::engine::{Lanes, ModelIo, NanPolicy};
 use crate::error::Result;
 use crate::kernels::{Kernels, Stream};
-use crate::model::{Float, Source, TensorSpec};
+use crate::model::{Float, InputsAlong, Source, TensorSpec};
 use inputs::inputs;
 use std::collections::BTreeMap;
 
@@ -68,6 +69,8 @@ struct Case {
     shared: Vec<(&'static str, Value)>,
     /// Values for each model that the parameter belongs to.
     each: Vec<(&'static str, Vec<f64>)>,
+    /// Whether inputs of linear maps lie along the rows of a matrix.
+    transposed: bool,
     /// Post-steps with their parameters.
     posts: Vec<(&'static str, Vec<(&'static str, f64)>)>,
 }
@@ -76,7 +79,8 @@ struct Case {
 const DEPTH: f64 = 0.75;
 
 fn case(method: &'static str, models: usize, base: Option<usize>) -> Case {
-    Case { method, models, base, shared: Vec::new(), each: Vec::new(), posts: Vec::new() }
+    let (shared, each, posts) = (Vec::new(), Vec::new(), Vec::new());
+    Case { method, models, base, shared, each, transposed: false, posts }
 }
 
 /// At least one case a method; a method without one fails `every_method_has_a_case`.
@@ -117,6 +121,10 @@ fn cases() -> Vec<Case> {
         case("fisher", 3, None).each("weight", &[1.0, 0.5, 0.25]),
         case("fisher", 2, Some(1)).number("floor", 0.1),
         case("fisher", 1, None),
+        case("regmean", 3, None).each("weight", &[1.0, 0.5, 0.25]),
+        case("regmean", 2, Some(1)).number("reduce_non_diag", 1.0).transposed(),
+        case("regmean", 3, None).each("weight", &[0.4, 0.0, 0.3]).number("reduce_non_diag", 0.0),
+        case("regmean", 1, None),
         case("passthrough", 1, None),
         case("passthrough", 1, None).each("scale", &[-1.5]),
         case("task_arithmetic", 3, Some(1))
@@ -146,6 +154,24 @@ impl Case {
 
     fn flag(self, name: &'static str, value: bool) -> Self {
         self.with(name, Value::Bool(value))
+    }
+
+    /// The case with weights that are stored as inputs × outputs.
+    fn transposed(self) -> Self {
+        Self { transposed: true, ..self }
+    }
+
+    /// The side of a tensor that the case's Gram matrices belong to, where it has any. They are kept
+    /// small.
+    fn along(&self, shape: &[usize]) -> Option<InputsAlong> {
+        let gram = self.method().statistics == Some(Statistics::Gram);
+        match shape {
+            [_, columns] if gram && !self.transposed && *columns <= 200 => {
+                Some(InputsAlong::Columns)
+            }
+            [_, _] if gram => Some(InputsAlong::Rows),
+            _ => None,
+        }
     }
 
     /// The case with a post-step behind it.
@@ -216,8 +242,22 @@ impl Case {
             .collect();
         let streams: Vec<Stream> = (0..self.models).map(stream).collect();
         let params = self.params();
+        let along = self.along(&tensors[0][0].spec.shape);
+        let streamed = along.map(|_| self.models);
+        fn io_of<'a>(
+            sources: &'a [&'a dyn Source],
+            streamed: Option<usize>,
+            new: impl Fn(&'a [&'a dyn Source]) -> TensorIo<'a>,
+            along: Option<InputsAlong>,
+        ) -> TensorIo<'a> {
+            let (inputs, beside) = sources.split_at(streamed.unwrap_or(sources.len()));
+            new(inputs).with_beside(beside, along)
+        }
         let io = |sources| {
-            TensorIo::new(sources, self.base, &streams, kernels, lanes, NanPolicy::Refuse)
+            let new = |inputs| {
+                TensorIo::new(inputs, self.base, &streams, kernels, lanes, NanPolicy::Refuse)
+            };
+            io_of(sources, streamed, new, along)
         };
         let mut surveyed = vec![Vec::new(); tensors.len()];
         if (self.method().trims_model)(&params) {

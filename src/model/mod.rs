@@ -45,7 +45,11 @@ pub use shards::{Shard, StoredTensor, parse_header, parse_index};
 pub(crate) use sidecars::is_tokenizer_file;
 pub use sidecars::{Sidecars, WEIGHT_FILES, is_weight_file};
 pub use source::{Float, Source, TensorSpec};
-pub use statistics::{FisherSettings, Labels, OfModel, Statistics, ToCompute};
+pub(crate) use statistics::gram;
+pub use statistics::{
+    DocumentSettings, FisherSettings, InputsAlong, Labels, OfModel, Statistics, StatisticsSettings,
+    ToCompute,
+};
 pub use tied::tied_to;
 pub use tokenizer::ChatTemplate;
 pub(crate) use tokenizer::{

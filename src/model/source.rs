@@ -30,10 +30,13 @@ impl TensorSpec {
     /// Rows and columns, where it is a weight matrix of a layer: of two dimensions, under a layer's
     /// number. Embeddings, positions, heads and poolers stand outside the layers.
     pub fn matrix(&self) -> Option<(usize, usize)> {
+        self.rows_and_columns().filter(|_| super::split_layer(&self.name).is_some())
+    }
+
+    /// Rows and columns, where it has two dimensions.
+    pub fn rows_and_columns(&self) -> Option<(usize, usize)> {
         match self.shape[..] {
-            [rows, columns] if rows > 0 && columns > 0 => {
-                super::split_layer(&self.name).map(|_| (rows, columns))
-            }
+            [rows, columns] if rows > 0 && columns > 0 => Some((rows, columns)),
             _ => None,
         }
     }

@@ -198,11 +198,15 @@ fn job(
             .fact("method", method.name)
             .hint("change the parameters, or choose another method")
     })?;
-    inputs.extend(parts::statistics(recipe, method, &inputs, models)?);
+    let models_read = inputs.len();
+    let (statistics, inputs_along) = parts::statistics(recipe, method, &inputs, models)?;
+    inputs.extend(statistics);
     Ok(Job {
         output: TensorSpec { name: placement.output.clone(), dtype, shape: lead.shape.clone() },
         method,
         inputs,
+        models: models_read,
+        inputs_along,
         base: group.base.filter(|_| arithmetic),
         params: resolved,
         posts,

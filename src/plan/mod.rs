@@ -25,7 +25,7 @@ pub use vocabulary::Vocabulary;
 use crate::engine::TensorIo;
 use crate::error::Result;
 use crate::methods::{Map, Method, Params, Step};
-use crate::model::{Checkpoint, TensorSpec};
+use crate::model::{Checkpoint, InputsAlong, Statistics, TensorSpec};
 use crate::recipe::Recipe;
 use std::collections::BTreeMap;
 
@@ -93,8 +93,14 @@ pub struct Job {
     pub output: TensorSpec,
     /// The method that makes it.
     pub method: &'static Method,
-    /// The tensors it is made of, in the order of the recipe.
+    /// The tensors it is made of, in the order of the recipe; behind the models' tensors, in the same
+    /// order, their statistics, if it is made of any.
     pub inputs: Vec<Input>,
+    /// How many of the inputs are models' tensors.
+    pub models: usize,
+    /// Where the statistics are Gram matrices: the side of the tensor that they belong to. They are read
+    /// whole.
+    pub inputs_along: Option<InputsAlong>,
     /// Which of the inputs is the base, where the method needs one.
     pub base: Option<usize>,
     /// The method's parameters for this tensor.
@@ -157,10 +163,23 @@ pub struct Plan {
 impl Job {
     /// Bytes that are held while the tensor is worked on because it is taken whole; 0 where it streams.
     pub(crate) fn whole(&self) -> u64 {
-        let (inputs, Some(shape)) = (self.inputs.len(), self.output.matrix()) else { return 0 };
-        let posts = self.posts.iter().map(|step| (step.post.whole)(inputs, shape));
+        let (inputs, matrix) = (self.inputs.len(), self.output.matrix());
+        let shape = match (self.method.statistics, self.inputs_along) {
+            (Some(Statistics::Gram), along) => {
+                along.and(self.output.rows_and_columns()).map(|(rows, columns)| match along {
+                    Some(InputsAlong::Rows) => (columns, rows),
+                    _ => (rows, columns),
+                })
+            }
+            _ => matrix,
+        };
+        let method = shape.map_or(0, |shape| (self.method.whole)(inputs, shape));
+        let posts = self
+            .posts
+            .iter()
+            .map(|step| matrix.map_or(0, |shape| (step.post.whole)(inputs, shape)));
         // What one step leaves to the next is counted by each.
-        (self.method.whole)(inputs, shape) + posts.sum::<u64>()
+        method + posts.sum::<u64>()
     }
 
     /// The method and the post-steps by their names.
@@ -194,10 +213,18 @@ impl Job {
         (self.method.holds)(&self.params, inputs, shape) + posts.sum::<u64>()
     }
 
-    /// The inputs that are the models' tensors; statistics of these follow, in the same order.
+    /// The inputs that are the models' tensors.
     pub fn weights(&self) -> &[Input] {
-        let parts = if self.method.statistics.is_some() { 2 } else { 1 };
-        &self.inputs[..self.inputs.len() / parts]
+        &self.inputs[..self.models]
+    }
+
+    /// How many of the inputs are read element by element along with the output; those behind them are
+    /// read whole.
+    pub(crate) fn streamed(&self) -> usize {
+        match self.inputs_along {
+            Some(_) => self.models,
+            None => self.inputs.len(),
+        }
     }
 }
 

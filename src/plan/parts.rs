@@ -4,7 +4,7 @@
 use super::{Input, Model};
 use crate::error::{Error, Result};
 use crate::methods::Method;
-use crate::model::{Checkpoint, Source};
+use crate::model::{Checkpoint, InputsAlong, Source};
 use crate::recipe::Recipe;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,18 +40,45 @@ pub(super) fn account<'a>(
     }
 }
 
-/// The statistics that a method reads of the models' tensors, in their order.
+/// The statistics that a method reads of the models' tensors, in their order, and the side of the
+/// tensors that Gram matrices belong to. Tensors of a kind that may be without have them in all models or
+/// in none.
 pub(super) fn statistics(
     recipe: &Recipe,
     method: &Method,
     inputs: &[Input],
     models: &[Checkpoint],
-) -> Result<Vec<Input>> {
-    let Some(kind) = method.statistics else { return Ok(Vec::new()) };
-    let of = |input: &Input| -> Result<Input> {
-        let tensor = models[input.model].statistics_of(kind, &input.tensor);
-        let at = |e: Error| e.at(recipe.file.display()).key(kind.key());
-        Ok(Input { model: input.model, tensor: tensor.map_err(at)? })
+) -> Result<(Vec<Input>, Option<InputsAlong>)> {
+    let Some(kind) = method.statistics else { return Ok((Vec::new(), None)) };
+    let at = |e: Error| e.at(recipe.file.display()).key(kind.key());
+    let of = |input: &Input| -> Result<Option<Input>> {
+        let tensor = models[input.model].statistics_of(kind, &input.tensor).map_err(at)?;
+        Ok(tensor.map(|tensor| Input { model: input.model, tensor }))
     };
-    inputs.iter().map(of).collect()
+    let all = inputs.iter().map(of).collect::<Result<Vec<_>>>()?;
+    let sides: Vec<_> =
+        inputs.iter().map(|input| models[input.model].inputs_along(&input.tensor)).collect();
+    let found: Vec<Input> = all.iter().flatten().cloned().collect();
+    if !found.is_empty()
+        && let Some(without) = all.iter().position(Option::is_none)
+    {
+        let (lacks, has) = (&inputs[without], &found[0]);
+        return Err(at(Error::input(format!(
+            "one model has {} of a tensor, and another has none",
+            kind.title()
+        ))
+        .tensor(&lacks.tensor)
+        .fact("with", &models[has.model].reference)
+        .fact("without", &models[lacks.model].reference)
+        .hint(format!("compute both files with `cognate {}`", kind.key()))));
+    }
+    let along = sides.first().copied().flatten();
+    if let Some(odd) = sides.iter().position(|side| *side != along) {
+        return Err(at(Error::input("the models store a linear map in two ways")
+            .tensor(&inputs[odd].tensor)
+            .fact("one", &models[inputs[0].model].reference)
+            .fact("other", &models[inputs[odd].model].reference)
+            .hint("merge models of one family")));
+    }
+    Ok((found, along))
 }

@@ -7,7 +7,7 @@ use super::reference::{self, RawReference};
 use super::schema;
 use super::setting::Setting;
 use super::sources::{At, Sources};
-use super::statistics::RawFisher;
+use super::statistics::{RawFisherData, RawGramData, RawStatistics};
 use crate::error::{Error, Result, nearest};
 use schemars::JsonSchema;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -180,7 +180,10 @@ pub(super) struct RawModel {
     pub(super) model: At<String>,
     /// The Fisher information of the model's weights: a file, or how to compute it. For the method
     /// `fisher`.
-    pub(super) fisher: Option<At<RawFisher>>,
+    pub(super) fisher: Option<At<RawStatistics<RawFisherData>>>,
+    /// The Gram matrices of what goes into the model's linear maps: a file, or how to compute them. For
+    /// the method `regmean`.
+    pub(super) gram: Option<At<RawStatistics<RawGramData>>>,
     /// Parameters of this model.
     #[serde(default)]
     pub(super) parameters: RawParameters,
@@ -219,7 +222,10 @@ pub(super) struct RawSource {
     pub(super) layer_range: At<Vec<i64>>,
     /// The Fisher information of the model's weights: a file, or how to compute it. For the method
     /// `fisher`.
-    pub(super) fisher: Option<At<RawFisher>>,
+    pub(super) fisher: Option<At<RawStatistics<RawFisherData>>>,
+    /// The Gram matrices of what goes into the model's linear maps: a file, or how to compute them. For
+    /// the method `regmean`.
+    pub(super) gram: Option<At<RawStatistics<RawGramData>>>,
     /// Parameters of this model in this slice.
     #[serde(default)]
     pub(super) parameters: RawParameters,

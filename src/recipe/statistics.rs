@@ -1,15 +1,17 @@
-//! Statistics that come with a model: `fisher: FILE`, or how to compute them.
+//! Statistics that come with a model: `fisher: FILE` or `gram: FILE`, or how to compute them.
 
 use super::Located;
 use super::methods::Methods;
 use super::schema;
 use super::sources::{At, Sources};
 use crate::error::{Error, Result};
-use crate::model::{FisherSettings, Labels, Statistics};
+use crate::methods::METHODS;
+use crate::model::{DocumentSettings, FisherSettings, Labels, Statistics, StatisticsSettings};
 use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use std::fmt;
+use std::marker::PhantomData;
 
 /// What a recipe says of a model's statistics.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,18 +32,43 @@ pub enum StatisticsSource {
         /// The file.
         data: String,
         /// What decides the result.
-        settings: FisherSettings,
+        settings: StatisticsSettings,
     },
 }
 
-/// The value of `fisher`.
+/// The value of `fisher` or `gram`; `D` says how to compute them.
 #[derive(JsonSchema)]
-#[schemars(untagged, rename = "Fisher")]
-pub(super) enum RawFisher {
-    /// A safetensors file, as `cognate fisher` writes it.
+#[schemars(untagged, rename = "FileOr{D}")]
+pub(super) enum RawStatistics<D> {
+    /// A safetensors file, as the command of the key's name writes it.
     File(#[schemars(length(min = 1))] String),
     /// How to compute it when the merge is written.
-    Data(Box<RawFisherData>),
+    Data(Box<D>),
+}
+
+/// What is said of how statistics are computed.
+pub(super) trait RawData: Sized {
+    /// Checked: the documents' file, and what decides the result.
+    fn checked(self, sources: &Sources, key: &str) -> Result<(String, StatisticsSettings)>;
+    /// The kind.
+    const KIND: Statistics;
+}
+
+/// How Gram matrices are computed.
+#[derive(serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "GramData")]
+pub(super) struct RawGramData {
+    /// Documents: JSON objects, one a line (.jsonl), or texts, one a line (.txt).
+    data: At<String>,
+    /// Take the first documents only, as many as this; all by default.
+    #[schemars(range(min = 1))]
+    samples: Option<At<u64>>,
+    /// Tokens of a document at most; the model's context by default, 2048 at most.
+    #[schemars(range(min = 2))]
+    length: Option<At<u64>>,
+    /// The field of a JSON object that holds the text; `text` by default.
+    field: Option<At<String>>,
 }
 
 /// How Fisher information is computed.
@@ -68,57 +95,111 @@ pub(super) struct RawFisherData {
     field: Option<At<String>>,
 }
 
-impl<'de> Deserialize<'de> for RawFisher {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form;
-        impl<'de> Visitor<'de> for Form {
-            type Value = RawFisher;
+impl<'de, D: Deserialize<'de>> Deserialize<'de> for RawStatistics<D> {
+    fn deserialize<T: Deserializer<'de>>(deserializer: T) -> Result<Self, T::Error> {
+        struct Form<D>(PhantomData<D>);
+        impl<'de, D: Deserialize<'de>> Visitor<'de> for Form<D> {
+            type Value = RawStatistics<D>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a path, or a mapping with `data`")
             }
 
-            fn visit_str<E>(self, path: &str) -> Result<RawFisher, E> {
-                Ok(RawFisher::File(path.to_string()))
+            fn visit_str<E>(self, path: &str) -> Result<RawStatistics<D>, E> {
+                Ok(RawStatistics::File(path.to_string()))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawFisher, A::Error> {
-                let data = RawFisherData::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(RawFisher::Data(Box::new(data)))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawStatistics<D>, A::Error> {
+                let data = D::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(RawStatistics::Data(Box::new(data)))
             }
         }
-        deserializer.deserialize_any(Form)
+        deserializer.deserialize_any(Form(PhantomData))
     }
 }
 
-/// Checks a model's `fisher` key; `key` is where it stands.
-pub(super) fn fisher(
+/// Checks what a model at `path` says of its statistics of one kind.
+pub(super) fn statistics<D: RawData>(
     sources: &Sources,
     methods: &Methods,
-    key: &str,
-    raw: At<RawFisher>,
+    path: &str,
+    raw: At<RawStatistics<D>>,
 ) -> Result<Located<StatisticsInput>> {
-    let kind = Statistics::Fisher;
+    let kind = D::KIND;
+    let key = format!("{path}.{}", kind.key());
     let raw = sources.locate(raw);
     let at = raw.map(());
     if methods.all().iter().all(|method| method.statistics != Some(kind)) {
+        let readers = METHODS.iter().filter(|method| method.statistics == Some(kind));
+        let readers: Vec<String> =
+            readers.map(|method| format!("`merge_method: {}`", method.name)).collect();
+        let title = kind.title();
         return Err(at
-            .error(format!("the method `{}` has no use for Fisher information", methods.title()))
+            .error(format!("the method `{}` has no use for {title}", methods.title()))
             .key(key)
-            .hint("remove the key, or choose `merge_method: fisher`"));
+            .hint(format!("remove the key, or choose {}", readers.join(" or "))));
     }
     let from = match raw.value {
-        RawFisher::File(path) if path.trim().is_empty() => {
+        RawStatistics::File(path) if path.trim().is_empty() => {
             return Err(at.error("a path is empty").key(key).hint("name a safetensors file"));
         }
-        RawFisher::File(path) => StatisticsSource::File(path),
-        RawFisher::Data(data) => computed(sources, key, *data)?,
+        RawStatistics::File(path) => StatisticsSource::File(path),
+        RawStatistics::Data(data) => {
+            let (data, settings) = data.checked(sources, &key)?;
+            StatisticsSource::Computed { data, settings }
+        }
     };
     Ok(at.map(StatisticsInput { kind, from }))
 }
 
-fn computed(sources: &Sources, key: &str, raw: RawFisherData) -> Result<StatisticsSource> {
-    let default = FisherSettings::default();
+impl RawData for RawFisherData {
+    const KIND: Statistics = Statistics::Fisher;
+
+    fn checked(self, sources: &Sources, key: &str) -> Result<(String, StatisticsSettings)> {
+        let default = FisherSettings::default();
+        let labels = match self.labels.map(|labels| sources.locate(labels)) {
+            None => default.labels,
+            Some(word) => Labels::parse(&word.value).ok_or_else(|| {
+                word.error("labels are not of a known kind")
+                    .key(format!("{key}.labels"))
+                    .expected("model or data", &word.value)
+            })?,
+        };
+        let documents = documents(sources, key, self.samples, self.length, self.field)?;
+        let seed = self.seed.map_or(default.seed, |seed| seed.value);
+        let settings = FisherSettings { documents, labels, seed };
+        Ok((file(sources, key, self.data)?, StatisticsSettings::Fisher(settings)))
+    }
+}
+
+impl RawData for RawGramData {
+    const KIND: Statistics = Statistics::Gram;
+
+    fn checked(self, sources: &Sources, key: &str) -> Result<(String, StatisticsSettings)> {
+        let documents = documents(sources, key, self.samples, self.length, self.field)?;
+        Ok((file(sources, key, self.data)?, StatisticsSettings::Gram(documents)))
+    }
+}
+
+/// The file of documents.
+fn file(sources: &Sources, key: &str, raw: At<String>) -> Result<String> {
+    let data = sources.locate(raw);
+    if data.value.trim().is_empty() {
+        let empty: Error = data.error("a path is empty").key(format!("{key}.data"));
+        return Err(empty.hint("name a file of documents"));
+    }
+    Ok(data.value)
+}
+
+/// Which documents are taken.
+fn documents(
+    sources: &Sources,
+    key: &str,
+    samples: Option<At<u64>>,
+    length: Option<At<u64>>,
+    field: Option<At<String>>,
+) -> Result<DocumentSettings> {
+    let default = DocumentSettings::default();
     let count = |name: &str, least: u64, given: Option<At<u64>>| -> Result<Option<usize>> {
         let Some(given) = given.map(|given| sources.locate(given)) else { return Ok(None) };
         if given.value < least {
@@ -129,25 +210,9 @@ fn computed(sources: &Sources, key: &str, raw: RawFisherData) -> Result<Statisti
         }
         Ok(Some(usize::try_from(given.value).unwrap_or(usize::MAX)))
     };
-    let labels = match raw.labels.map(|labels| sources.locate(labels)) {
-        None => default.labels,
-        Some(word) => Labels::parse(&word.value).ok_or_else(|| {
-            word.error("labels are not of a known kind")
-                .key(format!("{key}.labels"))
-                .expected("model or data", &word.value)
-        })?,
-    };
-    let data = sources.locate(raw.data);
-    if data.value.trim().is_empty() {
-        let empty: Error = data.error("a path is empty").key(format!("{key}.data"));
-        return Err(empty.hint("name a file of documents"));
-    }
-    let settings = FisherSettings {
-        samples: count("samples", 1, raw.samples)?,
-        length: count("length", 2, raw.length)?,
-        labels,
-        seed: raw.seed.map_or(default.seed, |seed| seed.value),
-        field: raw.field.map_or(default.field, |field| field.value),
-    };
-    Ok(StatisticsSource::Computed { data: data.value, settings })
+    Ok(DocumentSettings {
+        samples: count("samples", 1, samples)?,
+        length: count("length", 2, length)?,
+        field: field.map_or(default.field, |field| field.value),
+    })
 }

@@ -3,7 +3,7 @@
 use super::methods::Methods;
 use super::raw::{RawModel, RawModules, RawRecipe, RawSlice};
 use super::sources::{At, Sources};
-use super::statistics::{self, RawFisher, StatisticsInput};
+use super::statistics::{RawFisherData, RawGramData, RawStatistics, StatisticsInput, statistics};
 use super::{Layout, Located, ModelInput, Module, Recipe, Slice, SliceSource};
 use crate::error::{Result, nearest};
 use crate::model::{ChatTemplate, Float};
@@ -130,10 +130,19 @@ impl Context<'_> {
     fn statistics(
         &self,
         path: &str,
-        raw: Option<At<RawFisher>>,
+        fisher: Option<At<RawStatistics<RawFisherData>>>,
+        gram: Option<At<RawStatistics<RawGramData>>>,
     ) -> Result<Option<Located<StatisticsInput>>> {
-        let key = format!("{path}.fisher");
-        raw.map(|raw| statistics::fisher(self.sources, &self.methods, &key, raw)).transpose()
+        let (sources, methods) = (self.sources, &self.methods);
+        let fisher = fisher.map(|raw| statistics(sources, methods, path, raw)).transpose()?;
+        let gram = gram.map(|raw| statistics(sources, methods, path, raw)).transpose()?;
+        match (fisher, gram) {
+            (Some(_), Some(gram)) => Err(gram
+                .error("a model has statistics of two kinds")
+                .key(format!("{path}.gram"))
+                .hint("a recipe's methods read one kind: use two stages")),
+            (fisher, gram) => Ok(fisher.or(gram)),
+        }
     }
 
     /// Models or slices, of a recipe (`path` is empty) or of a module.
@@ -158,7 +167,7 @@ impl Context<'_> {
                     let path = format!("{path}models[{i}]");
                     inputs.push(ModelInput {
                         model: self.reference(&format!("{path}.model"), input.model)?,
-                        statistics: self.statistics(&path, input.fisher)?,
+                        statistics: self.statistics(&path, input.fisher, input.gram)?,
                         parameters: self.parameters(
                             &format!("{path}.parameters"),
                             input.parameters,
@@ -253,7 +262,7 @@ impl Context<'_> {
             found.push(SliceSource {
                 model: self.reference(&format!("{path}.model"), source.model)?,
                 layers: layers.map(range),
-                statistics: self.statistics(&path, source.fisher)?,
+                statistics: self.statistics(&path, source.fisher, source.gram)?,
                 parameters: self.parameters(
                     &format!("{path}.parameters"),
                     source.parameters,

@@ -1,14 +1,18 @@
 //! What the methods are run on.
 
-use super::{Case, Memory};
-use crate::model::Float;
+use super::{Case, Memory, Statistics};
+use crate::model::{Float, InputsAlong};
 
 impl Case {
     /// The models' tensors, and behind them their statistics, where the method reads any: some of
     /// them 0 in every model, some negative.
     pub(super) fn inputs(&self, shape: &[usize], float: Float) -> Vec<Memory> {
         let mut all = inputs(self.models, shape, float);
-        if self.method().statistics.is_some() {
+        if let Some(along) = self.along(shape) {
+            let side = if along == InputsAlong::Rows { shape[0] } else { shape[1] };
+            all.extend((0..self.models).map(|model| gram(model, side)));
+        }
+        if self.method().statistics == Some(Statistics::Fisher) {
             for (m, like) in inputs(self.models, shape, float).iter().enumerate() {
                 let value = |(i, x): (usize, f32)| match (i + m) % 17 {
                     3 => -x.abs(),
@@ -21,6 +25,27 @@ impl Case {
         }
         all
     }
+}
+
+/// The Gram matrix of rows, fewer than there are inputs; some inputs are 0 in one model, some in all.
+pub(super) fn gram(model: usize, side: usize) -> Memory {
+    let tokens = side / 2 + 1;
+    let mut rows = inputs(model + 1, &[tokens, side], Float::F32).pop().unwrap().values();
+    for (i, x) in rows.iter_mut().enumerate() {
+        let input = i % side;
+        if input % 13 == 11 || (input + model) % 7 == 3 {
+            *x = 0.0;
+        }
+        // Inputs differ in size.
+        *x *= 10_f32.powi(input as i32 % 4 - 2);
+    }
+    let element = |i: usize| {
+        let (a, b) = (i / side, i % side);
+        let products = rows.chunks(side).map(|row| f64::from(row[a]) * f64::from(row[b]));
+        (products.sum::<f64>() / tokens as f64) as f32
+    };
+    let values: Vec<f32> = (0..side * side).map(element).collect();
+    Memory::shaped(&values, &[side, side], Float::F32)
 }
 
 /// Values around a common base, with many that are equal, some zero, some that differ in sign.

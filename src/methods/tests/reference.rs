@@ -4,7 +4,7 @@
 mod geometry;
 
 use super::sparse::{band, bernoulli, ranked, top_k};
-use super::{Case, Step, Value, matrices, scored, stream};
+use super::{Case, Step, Value, matrices, regmean, scored, stream};
 
 pub(super) fn shared(case: &Case, name: &str) -> f64 {
     match case.params().shared.get(name) {
@@ -75,6 +75,7 @@ fn method(case: &Case, inputs: &[Vec<f32>], shape: &[usize]) -> Vec<f64> {
             };
             (0..length).map(mean).collect()
         }
+        "regmean" => regmean::reference(case, inputs, shape, shared(case, "reduce_non_diag")),
         "passthrough" => {
             let scale = params.each("scale").first().copied().unwrap_or(1.0);
             (0..length).map(|i| scale * at(0, i)).collect()

@@ -3,6 +3,7 @@
 mod architecture;
 mod description;
 mod expression;
+mod inputs;
 mod resolve;
 mod rotary;
 
@@ -10,6 +11,8 @@ pub(crate) use architecture::{
     Architecture, Attention, Dense, Experts, Layer, Linear, Mixer, Mlp, Norm, NormKind, Rotary,
     Scores, StateSpace,
 };
+
+pub(crate) use inputs::MapInput;
 
 use super::config::Config;
 use crate::error::{Error, Result, list};

@@ -1,18 +1,20 @@
 //! Statistics that come with a model: for each of its tensors one more, which a merge method reads beside
 //! the weights.
 //!
-//! Their file joins the checkpoint's shards and its tensors the stored ones, as `fisher:NAME`, so that
+//! Their file joins the checkpoint's shards and its tensors the stored ones, as `KIND:NAME`, so that
 //! digests and lineage cover them; they are not among the tensors that a merge writes.
 
+pub(crate) mod gram;
 mod settings;
 
-pub use settings::{FisherSettings, Labels};
+pub use settings::{DocumentSettings, FisherSettings, Labels, StatisticsSettings};
 
 use super::checkpoint::Checkpoint;
-use super::shards::{self, parse_header};
+use super::shards::{self, StoredTensor, parse_header};
 use super::source::{Source, TensorSpec};
 use crate::error::{Error, Result};
 use safetensors::{Dtype, SafeTensors};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,15 +22,32 @@ use std::sync::Arc;
 /// Kinds of statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Statistics {
-    /// The diagonal of the Fisher information: as many elements as the tensor has.
+    /// The diagonal of the Fisher information: as many elements as the tensor has, for every tensor.
     Fisher,
+    /// The Gram matrix of what a linear map's weight is multiplied with, inputs × inputs; other tensors
+    /// have none.
+    Gram,
+}
+
+/// Along which side of a linear map's weight its inputs lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputsAlong {
+    /// It is stored as inputs × outputs.
+    Rows,
+    /// It is stored as outputs × inputs.
+    Columns,
 }
 
 impl Statistics {
-    /// The key of a recipe that gives them.
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Fisher, Self::Gram];
+
+    /// The key of a recipe that gives them, and the command that computes them.
     pub fn key(self) -> &'static str {
         match self {
             Self::Fisher => "fisher",
+            Self::Gram => "gram",
         }
     }
 
@@ -36,14 +55,14 @@ impl Statistics {
     pub fn title(self) -> &'static str {
         match self {
             Self::Fisher => "Fisher information",
+            Self::Gram => "Gram matrices",
         }
     }
 
-    /// The shape of the statistics of a tensor of this shape.
-    fn shape(self, of: &[usize]) -> Vec<usize> {
-        match self {
-            Self::Fisher => of.to_vec(),
-        }
+    /// Whether they have an element for each of the tensor's, in the same order, so that both are read
+    /// side by side.
+    pub fn elementwise(self) -> bool {
+        self == Self::Fisher
     }
 
     /// The name among the stored tensors of those of the tensor `name`.
@@ -60,7 +79,7 @@ pub struct ToCompute {
     /// As the recipe names it.
     pub reference: String,
     /// What decides the result.
-    pub settings: FisherSettings,
+    pub settings: StatisticsSettings,
 }
 
 /// The statistics of one model.
@@ -77,6 +96,8 @@ pub struct OfModel {
     /// What the file says of itself.
     pub metadata: BTreeMap<String, String>,
     pub(super) tensors: BTreeMap<String, Arc<dyn Source>>,
+    /// Of the weights that have a Gram matrix, the side that it belongs to.
+    pub(super) along: BTreeMap<String, InputsAlong>,
     /// Tensors of the model whose rows were put into another order since.
     pub(super) rearranged: BTreeSet<String>,
 }
@@ -94,61 +115,123 @@ impl Source for Pending {
     }
 }
 
+/// The tensor of a model that statistics in a file belong to.
+fn tensor_of<'a>(
+    model: &'a Checkpoint,
+    kind: Statistics,
+    file: &Path,
+    name: &str,
+) -> Result<&'a dyn Source> {
+    model.tensor(name).ok_or_else(|| {
+        let (key, title) = (kind.key(), kind.title());
+        Error::input(format!("{title} of a tensor that the model does not have"))
+            .file(file)
+            .tensor(name)
+            .fact("model", &model.reference)
+            .hint(format!(
+                "it was computed for another model; `cognate {key} MODEL` computes it anew"
+            ))
+    })
+}
+
+/// Fisher information by the tensors that it belongs to.
+fn fisher(
+    model: &Checkpoint,
+    file: &Path,
+    stored: &[(String, &StoredTensor)],
+) -> Result<BTreeMap<String, Arc<dyn Source>>> {
+    let mut tensors: BTreeMap<String, Arc<dyn Source>> = BTreeMap::new();
+    for (name, tensor) in stored {
+        let shape = &tensor_of(model, Statistics::Fisher, file, name)?.spec().shape;
+        let spec = tensor.spec();
+        if spec.shape != *shape {
+            return Err(Error::input("Fisher information of another shape")
+                .file(file)
+                .tensor(name)
+                .fact("model", &model.reference)
+                .expected(format!("{shape:?}"), format!("{:?}", spec.shape)));
+        }
+        tensors.insert(name.clone(), Arc::new((*tensor).clone()));
+    }
+    Ok(tensors)
+}
+
 impl Checkpoint {
-    /// The same checkpoint with statistics from a safetensors file that has a tensor for each of its
-    /// own. Only the header is read.
+    /// The same checkpoint with statistics from a safetensors file that has a tensor for each of those
+    /// of its own that have any. Only the header is read.
     ///
     /// # Errors
     /// The file is none, or a tensor in it is not one of the model's or has another shape.
     pub fn with_statistics(self, kind: Statistics, reference: &str, file: &Path) -> Result<Self> {
-        let prefix = format!("{}:", kind.key());
+        let prefix = kind.name_of("");
         let (shard, stored) = shards::open_beside(file, parse_header, &prefix)?;
         let metadata = SafeTensors::read_metadata(shard.mapping.bytes());
         let metadata = metadata.ok().and_then(|(_, header)| header.metadata().clone());
-        let mut tensors: BTreeMap<String, Arc<dyn Source>> = BTreeMap::new();
-        for tensor in &stored {
-            let spec = tensor.spec();
-            let name = spec.name.strip_prefix(&prefix).unwrap_or(&spec.name);
-            let wrong = |message: String| {
-                Error::input(message).file(file).tensor(name).fact("model", &self.reference)
-            };
-            let of = self.tensor(name).ok_or_else(|| {
-                wrong(format!("{} of a tensor that the model does not have", kind.title())).hint(
-                    "it was computed for another model; `cognate fisher MODEL` computes it anew",
-                )
-            })?;
-            let shape = kind.shape(&of.spec().shape);
-            if spec.shape != shape {
-                return Err(wrong(format!("{} of another shape", kind.title()))
-                    .expected(format!("{shape:?}"), format!("{:?}", spec.shape)));
+        let metadata: BTreeMap<String, String> = metadata.into_iter().flatten().collect();
+        let own = |tensor: &StoredTensor| {
+            let name = &tensor.spec().name;
+            name.strip_prefix(&prefix).unwrap_or(name).to_string()
+        };
+        let named: Vec<(String, &StoredTensor)> =
+            stored.iter().map(|tensor| (own(tensor), tensor)).collect();
+        if let Some((name, odd)) = named.iter().find(|(_, tensor)| tensor.spec().float().is_none())
+        {
+            return Err(Error::input(format!("{} in numbers that are no floats", kind.title()))
+                .file(file)
+                .tensor(name)
+                .fact("model", &self.reference)
+                .expected("F32, F16 or BF16", odd.spec().dtype));
+        }
+        let (tensors, along) = match kind {
+            Statistics::Fisher => (fisher(&self, file, &named)?, BTreeMap::new()),
+            Statistics::Gram => {
+                let found = gram::read(&self, file, &named, &metadata)?;
+                (found.tensors, found.along)
             }
-            if spec.float().is_none() {
-                return Err(wrong(format!("{} that is no float", kind.title()))
-                    .expected("F32, F16 or BF16", spec.dtype));
-            }
-            tensors.insert(name.to_string(), Arc::new(tensor.clone()));
+        };
+        if tensors.is_empty() {
+            return Err(Error::input(format!("the file holds no {}", kind.title())).file(file));
         }
         let statistics = OfModel {
             kind,
             reference: Some(reference.to_string()),
             file: Some(file.to_path_buf()),
             computed: None,
-            metadata: metadata.into_iter().flatten().collect(),
+            metadata,
             tensors,
+            along,
             rearranged: BTreeSet::new(),
         };
         Ok(self.joined(statistics, shard, stored))
     }
 
-    /// The same with statistics that are computed later: a tensor for each of its float tensors.
-    pub fn with_statistics_to_compute(self, kind: Statistics, computed: ToCompute) -> Self {
-        let floats = self.tensors().filter(|(_, tensor)| tensor.spec().float().is_some());
-        let pending = |(name, tensor): (&str, &dyn Source)| {
-            let shape = kind.shape(&tensor.spec().shape);
+    /// The same with statistics that are computed later.
+    pub fn with_statistics_to_compute(self, computed: ToCompute) -> Self {
+        let kind = computed.settings.kind();
+        let pending = |name: &str, shape: Vec<usize>| {
             let spec = TensorSpec { name: kind.name_of(name), dtype: Dtype::F32, shape };
-            (name.to_string(), Arc::new(Pending(spec)) as Arc<dyn Source>)
+            Arc::new(Pending(spec)) as Arc<dyn Source>
         };
-        let tensors = floats.map(pending).collect();
+        let mut tensors = BTreeMap::new();
+        let mut along = BTreeMap::new();
+        match kind {
+            Statistics::Fisher => {
+                let floats = self.tensors().filter(|(_, tensor)| tensor.spec().float().is_some());
+                for (name, tensor) in floats {
+                    tensors.insert(name.to_string(), pending(name, tensor.spec().shape.clone()));
+                }
+            }
+            // A family that is not known is refused before anything is computed.
+            Statistics::Gram => {
+                for input in gram::inputs(&self).into_iter().flatten() {
+                    let source = pending(input.name(), vec![input.width; 2]);
+                    for weight in input.weights {
+                        along.insert(weight.name.clone(), gram::along(weight.transposed));
+                        tensors.insert(weight.name, Arc::clone(&source));
+                    }
+                }
+            }
+        }
         self.without_file(OfModel {
             kind,
             reference: None,
@@ -156,6 +239,7 @@ impl Checkpoint {
             computed: Some(computed),
             metadata: BTreeMap::new(),
             tensors,
+            along,
             rearranged: BTreeSet::new(),
         })
     }
@@ -168,17 +252,22 @@ impl Checkpoint {
         self
     }
 
-    /// The name, for [`Checkpoint::tensor`], of the statistics of a tensor.
+    /// The name, for [`Checkpoint::tensor`], of the statistics of a tensor: that of another where they share
+    /// them. None where the kind lets tensors be without.
     ///
     /// # Errors
-    /// There are none.
-    pub fn statistics_of(&self, kind: Statistics, tensor: &str) -> Result<String> {
+    /// The model comes without the statistics, or they lack what they must have.
+    pub fn statistics_of(&self, kind: Statistics, tensor: &str) -> Result<Option<String>> {
         let (key, title) = (kind.key(), kind.title());
         let found = self.statistics().filter(|found| found.kind == kind).ok_or_else(|| {
             Error::input(format!("a model comes without its {title}"))
                 .fact("model", &self.reference)
                 .hint(format!("list it under `models` with `{key}: FILE`"))
         })?;
+        // What a Gram matrix says of inputs does not depend on the order of the outputs.
+        if !kind.elementwise() {
+            return Ok(found.tensors.get(tensor).map(|own| own.spec().name.clone()));
+        }
         let missing = |message: String| {
             let error = Error::input(message).tensor(tensor).fact("model", &self.reference);
             match &found.file {
@@ -193,11 +282,16 @@ impl Checkpoint {
             .hint("merge models that share a vocabulary, without `tokenizer`"));
         }
         if !found.tensors.contains_key(tensor) {
-            return Err(missing(format!("the file lacks the {title} of a tensor")).hint(
-                "compute the file for this model with `cognate fisher`; zeros stand for a tensor that counts for nothing",
-            ));
+            return Err(missing(format!("the file lacks the {title} of a tensor")).hint(format!(
+                "compute the file for this model with `cognate {key}`; zeros stand for a tensor that counts for nothing",
+            )));
         }
-        Ok(kind.name_of(tensor))
+        Ok(Some(kind.name_of(tensor)))
+    }
+
+    /// The side of a weight that its Gram matrix belongs to, where it has one.
+    pub fn inputs_along(&self, tensor: &str) -> Option<InputsAlong> {
+        self.statistics()?.along.get(tensor).copied()
     }
 }
 
@@ -206,7 +300,7 @@ impl std::fmt::Display for OfModel {
         let title = self.kind.title();
         match (&self.computed, &self.reference) {
             (Some(computed), _) => {
-                let FisherSettings { samples, length, labels, seed, .. } = &computed.settings;
+                let DocumentSettings { samples, length, .. } = computed.settings.documents();
                 write!(f, "{title}: computed on ")?;
                 match samples {
                     Some(samples) => write!(f, "the first {samples} documents")?,
@@ -216,8 +310,11 @@ impl std::fmt::Display for OfModel {
                 if let Some(length) = length {
                     write!(f, ", up to {length} tokens")?;
                 }
-                match labels {
-                    Labels::Model => write!(f, ", with labels drawn by seed {seed}"),
+                let StatisticsSettings::Fisher(settings) = &computed.settings else {
+                    return Ok(());
+                };
+                match settings.labels {
+                    Labels::Model => write!(f, ", with labels drawn by seed {}", settings.seed),
                     Labels::Data => write!(f, ", with the data's own labels"),
                 }
             }

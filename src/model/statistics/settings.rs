@@ -1,6 +1,7 @@
-//! What decides Fisher information, besides model and data: plain data that recipes, lineage and the
+//! What decides statistics, besides model and data: plain data that recipes, lineage and the
 //! computation share.
 
+use super::Statistics;
 use serde::Serialize;
 
 /// What the labels of a document are.
@@ -31,24 +32,65 @@ impl Labels {
     }
 }
 
-/// The settings of a computation.
+/// Which documents are taken, and how much of each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FisherSettings {
+pub struct DocumentSettings {
     /// How many documents; all if none.
     pub samples: Option<usize>,
     /// Tokens of a document at most; the model's context, or 2048 if that is less, if none.
     pub length: Option<usize>,
-    /// What the labels are.
-    pub labels: Labels,
-    /// The seed of drawn labels.
-    pub seed: u64,
     /// The field of a JSON object that holds the text.
     pub field: String,
 }
 
+impl Default for DocumentSettings {
+    fn default() -> Self {
+        Self { samples: None, length: None, field: "text".to_string() }
+    }
+}
+
+/// What decides Fisher information.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FisherSettings {
+    /// The documents.
+    #[serde(flatten)]
+    pub documents: DocumentSettings,
+    /// What the labels are.
+    pub labels: Labels,
+    /// The seed of drawn labels.
+    pub seed: u64,
+}
+
 impl Default for FisherSettings {
     fn default() -> Self {
-        let field = "text".to_string();
-        Self { samples: None, length: None, labels: Labels::Model, seed: 0, field }
+        Self { documents: DocumentSettings::default(), labels: Labels::Model, seed: 0 }
+    }
+}
+
+/// What decides statistics of some kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum StatisticsSettings {
+    /// Fisher information.
+    Fisher(FisherSettings),
+    /// Gram matrices.
+    Gram(DocumentSettings),
+}
+
+impl StatisticsSettings {
+    /// The kind.
+    pub fn kind(&self) -> Statistics {
+        match self {
+            Self::Fisher(_) => Statistics::Fisher,
+            Self::Gram(_) => Statistics::Gram,
+        }
+    }
+
+    /// The documents.
+    pub fn documents(&self) -> &DocumentSettings {
+        match self {
+            Self::Fisher(settings) => &settings.documents,
+            Self::Gram(documents) => documents,
+        }
     }
 }

@@ -52,8 +52,8 @@ fn attention_of(layer: &data::Layer) -> Result<&data::Attention> {
     match &layer.mixer {
         data::Mixer::Attention(attention) => Ok(attention),
         data::Mixer::StateSpace(_) => {
-            Err(Error::input("the gradients of this family of models are not computed yet")
-                .fact("missing", "the derivative of a selective state space")
+            Err(Error::input("statistics of this family of models are not computed yet")
+                .fact("missing", "a selective state space with its derivative")
                 .hint("everything with attention works"))
         }
     }

@@ -16,11 +16,12 @@ mod tests;
 mod weights;
 
 pub(crate) use head::{HeadGradient, HeadWeights};
+pub(crate) use product::gram;
 pub(crate) use weights::Weights;
 
 use super::tensors::{failed, width};
 use crate::error::{Error, Result};
-use crate::model::architectures::{self, Architecture};
+use crate::model::architectures::{self, Architecture, Layer, MapInput};
 use crate::model::{Checkpoint, Source};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -106,6 +107,28 @@ impl<'a> Backward<'a> {
     /// The names of a layer's weights.
     pub(crate) fn layer_names(&self, number: usize) -> Result<Vec<String>> {
         self.data.layers.get(number).map_or_else(|| Err(no_layer()), layer::names)
+    }
+
+    /// What goes into the linear maps of a layer.
+    pub(crate) fn layer_inputs(&self, number: usize) -> Result<Vec<MapInput>> {
+        self.data.layers.get(number).map(Layer::inputs).ok_or_else(no_layer)
+    }
+
+    /// What goes into the linear maps before the first layer, and into those behind the last, the head
+    /// among them if it is not the embedding.
+    pub(crate) fn end_inputs(&self) -> (Vec<MapInput>, Vec<MapInput>) {
+        let stored = |name: &str| self.checkpoint.tensor(name).is_some();
+        (self.data.first_inputs(), self.data.last_inputs(stored))
+    }
+
+    /// What goes into all of its linear maps.
+    pub(crate) fn inputs(&self) -> Vec<MapInput> {
+        self.data.inputs(|name| self.checkpoint.tensor(name).is_some())
+    }
+
+    /// The checkpoint.
+    pub(crate) fn checkpoint(&self) -> &Checkpoint {
+        self.checkpoint
     }
 
     /// Reads weights by name; with `tracked`, gradients can be taken by them.

@@ -33,12 +33,40 @@ pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
     out
 }
 
+/// xᵀ·x of rows of `width` elements: what lies below the diagonal is computed, and mirrored.
+pub(crate) fn gram(x: &[f32], width: usize) -> Vec<f32> {
+    let x = Matrix::new(x, width);
+    let mut out = vec![0.0; width * width];
+    if width == 0 {
+        return out;
+    }
+    out.par_chunks_mut(ROWS * width).enumerate().for_each(|(task, out)| {
+        let first = task * ROWS;
+        add_rows(Kernels::best(), (x.t(), x), first, (first + ROWS).min(width), out);
+    });
+    for i in 0..width {
+        for j in 0..i {
+            out[j * width + i] = out[i * width + j];
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn values(length: usize) -> Vec<f32> {
         (0..length).map(|i| ((i * 7919 % 1009) as f32 - 504.3) / 97.0).collect()
+    }
+
+    #[test]
+    fn gram_matrices_are_products() {
+        for (rows, width) in [(1, 1), (7, 63), (300, 64), (40, 200)] {
+            let x = values(rows * width);
+            let whole = product(Matrix::new(&x, width).t(), Matrix::new(&x, width));
+            assert_eq!(gram(&x, width), whole, "{rows} {width}");
+        }
     }
 
     /// Every element is the plain fold, whatever the shape, and however the matrices stand.

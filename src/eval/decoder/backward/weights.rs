@@ -6,10 +6,17 @@ use crate::eval::decoder::tensors::failed;
 use crate::eval::decoder::weights::read;
 use crate::model::{Checkpoint, architectures as data};
 use candle_core::{Device, Tensor, Var};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Weights by name.
-pub(crate) struct Weights(BTreeMap<String, Tensor>);
+/// Weights by name. They may listen to what goes into linear maps.
+pub(crate) struct Weights {
+    tensors: BTreeMap<String, Tensor>,
+    /// The linear maps that are listened to, by the first of their weights.
+    listening: Arc<BTreeSet<String>>,
+    /// What went into them, in order.
+    heard: Mutex<Vec<(String, Tensor)>>,
+}
 
 impl Weights {
     /// Reads weights, in parallel; with `tracked` their gradients can be taken.
@@ -23,17 +30,41 @@ impl Weights {
             let tensor = Tensor::from_vec(values, spec.shape.clone(), &Device::Cpu);
             found.insert(name.clone(), variable(tensor.map_err(failed)?, tracked)?);
         }
-        Ok(Self(found))
+        Ok(Self { tensors: found, listening: Arc::default(), heard: Mutex::default() })
     }
 
     /// The weight of this name.
     pub(super) fn get(&self, name: &str) -> Result<&Tensor> {
-        self.0.get(name).ok_or_else(|| lost(name))
+        self.tensors.get(name).ok_or_else(|| lost(name))
+    }
+
+    /// The same, listening to what goes into the linear maps that begin with these weights.
+    pub(crate) fn listening<'a>(self, maps: impl Iterator<Item = &'a str>) -> Self {
+        Self { listening: Arc::new(maps.map(str::to_string).collect()), ..self }
+    }
+
+    /// The same weights, which have heard nothing yet.
+    pub(crate) fn fresh(&self) -> Self {
+        let (tensors, listening) = (self.tensors.clone(), Arc::clone(&self.listening));
+        Self { tensors, listening, heard: Mutex::default() }
+    }
+
+    /// What went into the linear maps that are listened to, in order: a row a token.
+    pub(crate) fn heard(self) -> Vec<(String, Tensor)> {
+        self.heard.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self, of: &data::Linear, x: &Tensor) {
+        let first = of.parts.first().map(|part| &part.weight);
+        if let Some(first) = first.filter(|first| self.listening.contains(*first)) {
+            let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            heard.push((first.clone(), x.clone()));
+        }
     }
 
     /// All of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 }
 
@@ -51,6 +82,7 @@ fn lost(name: &str) -> Error {
 
 /// `x·Wᵀ + b`, whose outputs may come from several tensors.
 pub(super) fn linear_of(x: &Tensor, of: &data::Linear, weights: &Weights) -> Result<Tensor> {
+    weights.hear(of, x);
     let mut parts = Vec::with_capacity(of.parts.len());
     for part in &of.parts {
         let mut y = linear(x, weights.get(&part.weight)?, of.transposed)?;
