@@ -3,6 +3,7 @@
 
 mod geometry;
 mod inputs;
+mod jacobi;
 mod matrices;
 mod properties;
 mod reference;
