@@ -5,6 +5,7 @@ use super::task_matrix::{MATRICES, PARAMS, TaskMatrices, held, mean};
 use super::{Map, Method, Params, Reads};
 use crate::engine::TensorIo;
 use crate::error::Result;
+use crate::kernels::Kernels;
 use crate::matrix::{Matrix, RANK, Svd, polar, product, svd};
 
 pub(super) const COMMON: Method = Method {
@@ -102,10 +103,13 @@ impl Directions {
     }
 
     /// Both sides made orthonormal, each by its polar factor, and put together with the values.
-    pub(super) fn orthogonal(self, kernels: crate::kernels::Kernels) -> Result<Matrix> {
-        let (left, _) = polar(kernels, self.left.view())?;
-        let (mut right, _) = polar(kernels, self.right.view())?;
-        right.scale_rows(&self.values);
+    pub(super) fn orthogonal(self, kernels: Kernels) -> Result<Matrix> {
+        let Self { left, right, values } = self;
+        // Each side is given back before the next is begun.
+        let orthonormal = |vectors: Matrix| polar(kernels, vectors.view()).map(|(found, _)| found);
+        let left = orthonormal(left)?;
+        let mut right = orthonormal(right)?;
+        right.scale_rows(&values);
         Ok(product(kernels, left.t(), right.view()))
     }
 }
