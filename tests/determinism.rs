@@ -8,7 +8,9 @@ mod support;
 use safetensors::Dtype::{BF16, F16, F32};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use support::{INDEX, LINEAR, SINGLE, Sandbox, Tensor, config, files, finish, llama, sha256};
+use support::{
+    INDEX, LINEAR, SINGLE, Sandbox, Tensor, config, files, finish, llama, sha256, shard,
+};
 
 /// Elements of the engine's chunk: the tensors here end on either side of its multiples.
 const CHUNK: usize = 1 << 18;
@@ -30,6 +32,13 @@ fn models(sandbox: &Sandbox) {
             tensor("model.norm.weight", F16, &[4097]),
         ];
         sandbox.model(model, &config(2), &tensors);
+        // The inputs of the one matrix: their Gram matrix is that of random numbers.
+        let inputs = Tensor::random("", F32, &[40, 601], seed as u64 + 7).values();
+        let product =
+            |i: usize, j: usize| -> f32 { inputs.chunks(601).map(|row| row[i] * row[j]).sum() };
+        let gram: Vec<f32> = (0..601 * 601).map(|at| product(at / 601, at % 601)).collect();
+        let gram = Tensor::of("model.layers.0.several.weight", F32, &[601, 601], &gram);
+        sandbox.write(&format!("gram-{model}.safetensors"), shard(&[gram]));
     }
 }
 
@@ -54,9 +63,11 @@ fn recipe(method: &Value) -> String {
     let mut text = format!("merge_method: {name}\nmodels:\n");
     for model in usize::from(based)..count {
         text += &format!("  - model: m{model}\n");
-        // Any tensors of the same names and shapes will do.
-        if let Some(key) = method["statistics"].as_str() {
-            text += &format!("    {key}: m{}/{SINGLE}\n", (model + 1) % 3);
+        match method["statistics"].as_str() {
+            // Any tensors of the same names and shapes will do.
+            Some("fisher") => text += &format!("    fisher: m{}/{SINGLE}\n", (model + 1) % 3),
+            Some(key) => text += &format!("    {key}: {key}-m{model}.safetensors\n"),
+            None => {}
         }
     }
     if based {

@@ -11,14 +11,15 @@ use std::ops::Range;
 ///
 /// Bodies get `(start, inputs)`: the index of the first element and one buffer of decoded f32 an
 /// input, all of one length; buffers may be overwritten but must keep their place and length.
+#[derive(Clone, Copy)]
 pub struct TensorIo<'a> {
-    inputs: &'a [&'a dyn Source],
+    pub(super) inputs: &'a [&'a dyn Source],
     /// Statistics that are read whole, one for each input; none where the tensor has none.
-    beside: &'a [&'a dyn Source],
-    inputs_along: Option<InputsAlong>,
+    pub(super) beside: &'a [&'a dyn Source],
+    pub(super) inputs_along: Option<InputsAlong>,
     base: Option<usize>,
     streams: &'a [Stream],
-    elements: usize,
+    pub(super) elements: usize,
     pub(super) shape: &'a [usize],
     kernels: Kernels,
     lanes: Lanes,
@@ -69,36 +70,6 @@ impl<'a> TensorIo<'a> {
             nan,
             thresholds: None,
         }
-    }
-
-    /// The same with Gram matrices, and the side of the inputs that they belong to.
-    pub(crate) fn with_beside(
-        self,
-        beside: &'a [&'a dyn Source],
-        inputs_along: Option<InputsAlong>,
-    ) -> Self {
-        Self { beside, inputs_along, ..self }
-    }
-
-    /// The same with other inputs in its place.
-    pub(super) fn with_inputs<'b>(&'b self, inputs: &'b [&'b dyn Source]) -> TensorIo<'b> {
-        let elements = inputs.first().map_or(0, |input| input.spec().elements());
-        TensorIo { inputs, elements, ..*self }
-    }
-
-    /// The side of the tensor that its Gram matrices belong to, where it has any.
-    pub fn inputs_along(&self) -> Option<InputsAlong> {
-        self.inputs_along
-    }
-
-    /// The statistics that are read whole.
-    pub(super) fn beside(&self) -> &'a [&'a dyn Source] {
-        self.beside
-    }
-
-    /// The inputs as they are stored.
-    pub(super) fn inputs(&self) -> &'a [&'a dyn Source] {
-        self.inputs
     }
 
     /// The same with what a survey of the whole model found for this tensor.

@@ -2,19 +2,42 @@
 
 use super::tensor_io::{TensorIo, zero_nan};
 use crate::error::{Error, Result};
-use crate::model::Source;
+use crate::model::{InputsAlong, Source};
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-impl TensorIo<'_> {
+impl<'a> TensorIo<'a> {
+    /// The same with Gram matrices, and the side of the inputs that they belong to.
+    pub(crate) fn with_beside(
+        mut self,
+        beside: &'a [&'a dyn Source],
+        inputs_along: Option<InputsAlong>,
+    ) -> Self {
+        (self.beside, self.inputs_along) = (beside, inputs_along);
+        self
+    }
+
+    /// The same with other inputs in its place.
+    fn with_inputs<'b>(&'b self, inputs: &'b [&'b dyn Source]) -> TensorIo<'b> {
+        let elements = inputs.first().map_or(0, |input| input.spec().elements());
+        let mut other: TensorIo<'b> = *self;
+        (other.inputs, other.elements) = (inputs, elements);
+        other
+    }
+
+    /// The side of the tensor that its Gram matrices belong to, where it has any.
+    pub fn inputs_along(&self) -> Option<InputsAlong> {
+        self.inputs_along
+    }
+
     /// Rows and columns, where the tensor is a weight matrix of a layer.
     pub fn matrix(&self) -> Option<(usize, usize)> {
-        self.inputs().first().and_then(|input| input.spec().matrix())
+        self.inputs.first().and_then(|input| input.spec().matrix())
     }
 
     /// Rows and columns, where the tensor has two dimensions.
     pub fn rows_and_columns(&self) -> Option<(usize, usize)> {
-        self.inputs().first().and_then(|input| input.spec().rows_and_columns())
+        self.inputs.first().and_then(|input| input.spec().rows_and_columns())
     }
 
     /// Goes through some of the inputs once, in order, on the calling thread. The body gets
@@ -27,7 +50,7 @@ impl TensorIo<'_> {
         inputs: &[usize],
         mut body: impl FnMut(usize, &mut [Vec<f32>]),
     ) -> Result<()> {
-        let inputs: Vec<&dyn Source> = inputs.iter().map(|input| self.inputs()[*input]).collect();
+        let inputs: Vec<&dyn Source> = inputs.iter().map(|input| self.inputs[*input]).collect();
         self.go_through(&inputs, |start, tiles, any_nan| {
             if any_nan {
                 self.with_inputs(&inputs).find_nans(start, tiles)?;
@@ -44,7 +67,7 @@ impl TensorIo<'_> {
     /// # Errors
     /// There are none, they cannot be read, or hold a NaN, which no merge has a use for.
     pub fn whole_beside(&self, input: usize, mut body: impl FnMut(usize, &[f32])) -> Result<()> {
-        let source = self.beside().get(input).ok_or_else(|| {
+        let source = self.beside.get(input).ok_or_else(|| {
             Error::internal("a method reads statistics that the plan did not give")
         })?;
         self.go_through(&[*source], |start, inputs, any_nan| {
@@ -63,7 +86,7 @@ impl TensorIo<'_> {
 
     /// The name of the statistics beside an input.
     pub fn name_beside(&self, input: usize) -> &str {
-        self.beside().get(input).map_or("", |source| &source.spec().name)
+        self.beside.get(input).map_or("", |source| &source.spec().name)
     }
 
     fn go_through(

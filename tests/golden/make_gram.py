@@ -31,7 +31,7 @@ class Listener:
         self.linear = torch.nn.functional.linear
         self.places = [(p.data_ptr(), p.data_ptr() + p.nbytes) for p in model.parameters()]
         for module in model.modules():
-            if isinstance(module, Conv1D):
+            if isinstance(module, Conv1D) or type(module).__name__ == "FalconLinear":
                 module.register_forward_pre_hook(lambda module, x: self.hear(x[0], module.weight))
             # This router multiplies with a copy of its weight.
             if type(module).__name__ == "DeepseekV2Moe":

@@ -91,7 +91,7 @@ impl Architecture {
         let name = &self.head.tensor;
         let own = stored(name) && *name != format!("{}.weight", self.embedding.tensor);
         let weights = vec![MapWeight { name: name.clone(), transposed: false }];
-        let head = own.then(|| MapInput { width: self.head.width, weights });
+        let head = own.then_some(MapInput { width: self.head.width, weights });
         self.head.projection.iter().map(|map| MapInput::of([map])).chain(head).collect()
     }
 
