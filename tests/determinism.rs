@@ -24,7 +24,7 @@ fn models(sandbox: &Sandbox) {
         };
         let tensors = [
             tensor("model.embed_tokens.weight", BF16, &[4 * CHUNK + 4097]),
-            tensor("model.layers.0.several.weight", F32, &[449, 601]),
+            tensor("model.layers.0.several.weight", F32, &[97, 131]),
             tensor("model.layers.0.a.weight", F32, &[1]),
             tensor("model.layers.0.b.weight", F16, &[63]),
             tensor("model.layers.1.a.weight", BF16, &[65]),
@@ -33,11 +33,11 @@ fn models(sandbox: &Sandbox) {
         ];
         sandbox.model(model, &config(2), &tensors);
         // The inputs of the one matrix: their Gram matrix is that of random numbers.
-        let inputs = Tensor::random("", F32, &[40, 601], seed as u64 + 7).values();
+        let inputs = Tensor::random("", F32, &[40, 131], seed as u64 + 7).values();
         let product =
-            |i: usize, j: usize| -> f32 { inputs.chunks(601).map(|row| row[i] * row[j]).sum() };
-        let gram: Vec<f32> = (0..601 * 601).map(|at| product(at / 601, at % 601)).collect();
-        let gram = Tensor::of("model.layers.0.several.weight", F32, &[601, 601], &gram);
+            |i: usize, j: usize| -> f32 { inputs.chunks(131).map(|row| row[i] * row[j]).sum() };
+        let gram: Vec<f32> = (0..131 * 131).map(|at| product(at / 131, at % 131)).collect();
+        let gram = Tensor::of("model.layers.0.several.weight", F32, &[131, 131], &gram);
         sandbox.write(&format!("gram-{model}.safetensors"), shard(&[gram]));
     }
 }
