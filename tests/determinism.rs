@@ -8,7 +8,9 @@ mod support;
 use safetensors::Dtype::{BF16, F16, F32};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use support::{INDEX, LINEAR, SINGLE, Sandbox, Tensor, config, files, finish, llama, sha256};
+use support::{
+    INDEX, LINEAR, SINGLE, Sandbox, Tensor, config, files, finish, llama, sha256, shard,
+};
 
 /// Elements of the engine's chunk: the tensors here end on either side of its multiples.
 const CHUNK: usize = 1 << 18;
@@ -30,7 +32,19 @@ fn models(sandbox: &Sandbox) {
             tensor("model.norm.weight", F16, &[4097]),
         ];
         sandbox.model(model, &config(2), &tensors);
+        let gram = gram("model.layers.0.several.weight", 601, seed as u64);
+        sandbox.write(&format!("gram/{model}/{SINGLE}"), shard(&[gram]));
     }
+}
+
+/// The Gram matrix of a few rows of inputs of a weight.
+fn gram(name: &str, inputs: usize, seed: u64) -> Tensor {
+    let rows = Tensor::random("rows", F32, &[9, inputs], seed).values();
+    let element = |i: usize| -> f32 {
+        rows.chunks(inputs).map(|row| row[i / inputs] * row[i % inputs]).sum()
+    };
+    let values: Vec<f32> = (0..inputs * inputs).map(element).collect();
+    Tensor::of(name, F32, &[inputs, inputs], &values)
 }
 
 /// A recipe with a post-step, likewise.
@@ -54,9 +68,11 @@ fn recipe(method: &Value) -> String {
     let mut text = format!("merge_method: {name}\nmodels:\n");
     for model in usize::from(based)..count {
         text += &format!("  - model: m{model}\n");
-        // Any tensors of the same names and shapes will do.
-        if let Some(key) = method["statistics"].as_str() {
-            text += &format!("    {key}: m{}/{SINGLE}\n", (model + 1) % 3);
+        match method["statistics"].as_str() {
+            Some("gram") => text += &format!("    gram: gram/m{model}/{SINGLE}\n"),
+            // Any tensors of the same names and shapes will do.
+            Some(key) => text += &format!("    {key}: m{}/{SINGLE}\n", (model + 1) % 3),
+            None => {}
         }
     }
     if based {
