@@ -9,6 +9,7 @@ mod inspect;
 mod merge;
 mod methods;
 mod plan;
+mod route;
 mod schema;
 mod statistics;
 mod tasks;
@@ -44,6 +45,8 @@ enum Command {
     Fisher(fisher::Args),
     /// Compute the Gram matrices of what goes into a model's linear maps, for the method `regmean`
     Gram(gram::Args),
+    /// Show where the routers of a mixture of experts send texts
+    Route(route::Args),
     /// List the merge methods and their parameters
     Methods(methods::Args),
     /// List the families of models that the evaluator computes
@@ -64,6 +67,7 @@ impl Cli {
             Command::Inspect(args) => args.run(),
             Command::Fisher(args) => args.run(),
             Command::Gram(args) => args.run(),
+            Command::Route(args) => args.run(),
             Command::Methods(args) => args.run(),
             Command::Archs(args) => args.run(),
             Command::Tasks(args) => args.run(),

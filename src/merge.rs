@@ -2,6 +2,7 @@
 
 mod evaluate;
 mod folders;
+mod mixture;
 mod relation;
 mod stages;
 mod statistics;
@@ -9,6 +10,7 @@ mod step;
 
 use crate::engine::{DigestMode, Outcome, Progress};
 use crate::error::{Error, Result};
+use crate::eval::statistics::routing::Routing;
 use crate::eval::{Evaluation, Report, decoder};
 use crate::model::hub::{Fetch, Unwatched, Want};
 use crate::model::{Finder, Found};
@@ -40,6 +42,8 @@ pub struct Written {
     pub outcome: Outcome,
     /// What the evaluation found that the recipe asks for. Its gates may have failed.
     pub report: Option<Report>,
+    /// Where the routers of a mixture send the texts of its experts; or why that was not found.
+    pub routing: Option<Result<Routing>>,
 }
 
 /// How to write a merge.

@@ -64,7 +64,11 @@ impl Args {
             progress: progress(),
             evaluate: (!self.no_eval).then(|| self.evaluate()),
         };
-        let Written { outcome, report } = merge.write(&self.out, &options)?;
+        let Written { outcome, report, routing } = merge.write(&self.out, &options)?;
+        if let Some(Err(error)) = routing.as_ref().filter(|_| !self.quiet) {
+            remark(&format!("warning: no routing report: {error}"));
+        }
+        let routing = routing.and_then(Result::ok);
         if outcome.resumed > 0 && !self.quiet {
             remark(&format!("resumed: {} tensors were written before", outcome.resumed));
         }
@@ -85,6 +89,9 @@ impl Args {
             if let Some(report) = &report {
                 result["evaluation"] = report.json();
             }
+            if let Some(routing) = &routing {
+                result["routing"] = routing.json();
+            }
             print_json(&result)?;
             return failed.map_or(Ok(()), Err);
         }
@@ -96,6 +103,9 @@ impl Args {
             totals.write,
             merge.recipe.last().methods.title()
         ))?;
+        if let Some(routing) = &routing {
+            print(&format!("\n{}", routing.text()))?;
+        }
         if let Some(report) = &report {
             print(&format!("\n{}", report.table(Style::Text)))?;
         }

@@ -243,7 +243,7 @@ fn hash(
 
 /// The random words of a model's tensor: Philox keyed by a SHA-256 over the seed, the model's place
 /// in the recipe and the tensor's name.
-pub(super) fn stream(seed: u64, model: usize, tensor: &str) -> Stream {
+pub(crate) fn stream(seed: u64, model: usize, tensor: &str) -> Stream {
     let mut hasher = Sha256::new();
     hasher.update(b"cognate philox4x32\0");
     hasher.update(seed.to_le_bytes());

@@ -15,6 +15,7 @@ mod tensor_io;
 mod whole;
 
 pub use digests::{Digest, DigestMode, Digests, hex, model_digest};
+pub(crate) use job::stream as random_stream;
 pub(crate) use lanes::Lanes;
 pub use model_io::ModelIo;
 pub(crate) use planned::PlannedTensor;

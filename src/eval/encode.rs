@@ -165,6 +165,17 @@ impl TextEncoder {
         })
     }
 
+    /// The ids of a text behind the first token of texts, if the tokenizer has one, and with nothing else
+    /// around.
+    ///
+    /// # Errors
+    /// The tokenizer fails.
+    pub fn encode_from_first(&self, text: &str) -> Result<Vec<u32>> {
+        let ids = self.encode(text, Some(false))?;
+        let first = self.bos.as_ref().map(|_| self.prefix);
+        Ok(first.into_iter().chain(ids).collect())
+    }
+
     /// The text of ids.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod low_rank;
 mod magnitude;
 mod mean;
 mod neural;
+mod normal;
 mod overlap;
 mod product;
 mod random;
@@ -26,6 +27,7 @@ mod symmetric;
 
 pub use dispatch::{Isa, Kernels};
 pub use neural::Activation;
+pub(crate) use normal::{normals, uniforms};
 pub use product::{TILE_COLUMNS, TILE_COLUMNS_F64, TILE_ROWS, TILE_ROWS_F64};
 pub use random::Stream;
 pub use rank::{Odds, Rescale};

@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 /// Name and version of the manifest's schema.
 pub const SCHEMA: &str = "cognate/lineage/1";
 
+/// The file of an output that the manifest is written to.
+pub const FILE: &str = "lineage.json";
+
 /// The manifest of a merge that has run.
 pub fn manifest(
     file: &RecipeFile,
@@ -154,7 +157,8 @@ fn statistics(
     });
     match &found.computed {
         Some(computed) => {
-            entry["computed"] = json!({"data": computed.reference, "settings": computed.settings});
+            let data = computed.data.as_ref().map(|data| &data.reference);
+            entry["computed"] = json!({"data": data, "settings": computed.settings});
         }
         None => entry["file"] = json!(found.reference),
     }

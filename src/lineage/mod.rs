@@ -7,5 +7,5 @@ mod manifest;
 pub use card::card;
 pub(crate) use card::short_name;
 pub use evaluation::{EVALUATION, Evaluation, record};
-pub use manifest::{SCHEMA, manifest};
+pub use manifest::{FILE, SCHEMA, manifest};
 pub(crate) use manifest::{digest, origin};

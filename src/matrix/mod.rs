@@ -7,11 +7,13 @@
 //! Singular values are taken as roots of the eigenvalues of the smaller Gram matrix. In f64 they are
 //! exact to about 10⁻⁸ of the largest one; entries that are stored in f32 determine no more.
 
+mod assign;
 mod cholesky;
 mod eigen;
 mod product;
 mod spectral;
 
+pub use assign::assign;
 pub use cholesky::solve;
 pub use eigen::{Eigen, eigen};
 pub use product::{Element, View, add_rows};

@@ -197,7 +197,10 @@ impl Merge {
                 "a merge by statistics that are computed on the way cannot be scored unwritten",
             )
             .fact("model", model)
-            .hint(format!("compute them before with `cognate {key}`, or write the merge")));
+            .hint(match key {
+                "routers" => "write it with `cognate merge`, and evaluate the output".to_string(),
+                _ => format!("compute them before with `cognate {key}`, or write the merge"),
+            }));
         }
         let stage = &self.stages[self.stages.len() - 1];
         let files = super::stages::files_beside(&stage.plan, &stage.models)?;

@@ -5,8 +5,8 @@
 //! at the end. Both give the same bytes.
 
 use super::evaluate::Examination;
-use super::step::{Examine, Step};
-use super::{Merge, WriteOptions, Written, statistics};
+use super::step::{Examine, Route, Step};
+use super::{Merge, WriteOptions, Written, mixture, statistics};
 use crate::engine::{DigestMode, Digests, NanPolicy, Outcome, PlannedTensor, sibling};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
@@ -46,6 +46,13 @@ pub(super) enum Keep {
     Saved(PathBuf),
 }
 
+impl Keep {
+    /// Whether the folder is there in the end.
+    fn stays(&self) -> bool {
+        matches!(self, Self::Output | Self::Saved(_))
+    }
+}
+
 impl fmt::Display for Keep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -66,7 +73,8 @@ pub(super) fn open(
     let mut planned: BTreeMap<&str, Checkpoint> = BTreeMap::new();
     let mut stages: Vec<Stage> = Vec::new();
     for (i, recipe) in file.stages.iter().enumerate() {
-        let opened = models(recipe, &planned, finder)?;
+        let opened = models(recipe, &planned, finder, options.seed)?;
+        let opened = mixture::seen(recipe, opened, finder)?;
         let (models, vocabulary) = in_one_vocabulary(recipe, opened, &planned, finder)?;
         let mut plan = Plan::new(recipe, &models, vocabulary, options)?;
         let computing =
@@ -98,6 +106,7 @@ fn models(
     recipe: &Recipe,
     planned: &BTreeMap<&str, Checkpoint>,
     finder: &Finder<'_>,
+    seed: Option<u64>,
 ) -> Result<Vec<Checkpoint>> {
     let mut models: Vec<Checkpoint> = Vec::new();
     let mut folders: Vec<(PathBuf, String)> = Vec::new();
@@ -133,6 +142,7 @@ fn models(
             Some(_) => at(e),
         })?;
         model.reference.clone_from(&reference.value);
+        model = mixture::with_routers(recipe, reference, model, finder, seed)?;
         models.push(statistics::open(recipe, reference, model, finder)?);
     }
     Ok(models)
@@ -236,13 +246,17 @@ fn keep(file: &RecipeFile, index: usize, plan: &Plan) -> Keep {
         .jobs
         .iter()
         .any(|job| job.holds() + job.whole() > 0 || (job.method.trims_model)(&job.params));
-    // Statistics take several passes over the whole model.
+    // Statistics take several passes over the whole model, and aligning experts looks at them all.
     let computed = users.iter().any(|user| {
-        user.references().iter().any(|reference| {
-            let given = user.statistics_of(&reference.value).map(|given| &given.value.from);
-            stage_part(&reference.value) == name
-                && matches!(given, Some(StatisticsSource::Computed { .. }))
-        })
+        let gates = user.mixture().is_some_and(|mixture| !mixture.gates.value.is_random())
+            && user.base_model.as_ref().is_some_and(|base| stage_part(&base.value) == name);
+        gates
+            || user.align_experts
+            || user.references().iter().any(|reference| {
+                let given = user.statistics_of(&reference.value).map(|given| &given.value.from);
+                stage_part(&reference.value) == name
+                    && matches!(given, Some(StatisticsSource::Computed { .. }))
+            })
     });
     if users.len() == 1 && passes == 1 && !whole && !computed {
         Keep::Streamed
@@ -287,17 +301,27 @@ impl Merge {
         let mut before: Vec<Value> = Vec::new();
         let mut streamed: Vec<String> = Vec::new();
         for (stage, recipe) in self.stages.iter().zip(&self.recipe.stages) {
-            let models = if ready.is_empty() {
-                stage.models.clone()
-            } else {
-                {
-                    let opened = models(recipe, &ready, &finder)?;
-                    in_one_vocabulary(recipe, opened, &ready, &finder)?.0
-                }
-            };
+            // What joins a mixture is computed of it before it is seen with room for it.
+            let joins = recipe.mixture().is_some_and(|mixture| mixture.joins);
             let folder = sibling(target, &format!("statistics-{}", recipe.title()))?;
             folders.push(folder.clone());
-            let models = statistics::compute(models, &folder, &self.options, options)?;
+            let compute = |models| statistics::compute(models, &folder, &self.options, options);
+            let models = if ready.is_empty() && !joins {
+                compute(stage.models.clone())?
+            } else {
+                let opened = models(recipe, &ready, &finder, self.options.seed)?;
+                let opened = if joins { compute(opened)? } else { opened };
+                let opened = mixture::seen(recipe, opened, &finder)?;
+                let models = in_one_vocabulary(recipe, opened, &ready, &finder)?.0;
+                if joins { models } else { compute(models)? }
+            };
+            let report = options.evaluate.as_ref().filter(|_| stage.keep.stays());
+            let routing = report.map(|report| {
+                let (plan, models, cache) = (&stage.plan, &models, options.cache.clone());
+                move |folder: &Path| {
+                    Self::routing(recipe, plan, models, folder, report, cache.clone())
+                }
+            });
             let examine = examination.map(|examination| |folder: &Path| examination.run(folder));
             let examine = examine.as_ref().filter(|_| stage.keep == Keep::Output);
             let step = Step {
@@ -308,6 +332,7 @@ impl Merge {
                 before: &before,
                 streamed: &streamed.concat(),
                 examine: examine.map(|examine| examine as &Examine<'_>),
+                routing: routing.as_ref().map(|routing| routing as &Route<'_>),
             };
             let name = recipe.name.as_ref().map_or("", |name| &name.value);
             let (checkpoint, mut record) = match &stage.keep {
@@ -316,7 +341,7 @@ impl Merge {
                     let report = done.report.transpose().map_err(|e| {
                         e.fact("output", format!("{} is complete", target.display()))
                     })?;
-                    return Ok(Written { outcome: done.outcome, report });
+                    return Ok(Written { outcome: done.outcome, report, routing: done.routing });
                 }
                 Keep::Streamed => {
                     let fingerprint = step.fingerprint(options);

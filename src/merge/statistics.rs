@@ -2,8 +2,8 @@
 
 use super::WriteOptions;
 use crate::error::{Error, Result};
-use crate::eval::statistics::{self, Data, Resources};
-use crate::model::{Checkpoint, Finder, ToCompute};
+use crate::eval::statistics::{self, Resources};
+use crate::model::{Checkpoint, DataFile, Finder, Statistics, ToCompute};
 use crate::plan;
 use crate::recipe::{Located, Recipe, StatisticsSource};
 use std::path::Path;
@@ -25,8 +25,8 @@ pub(super) fn open(
         }
         StatisticsSource::Computed { data, settings } => {
             let path = finder.file(data).map_err(at)?;
-            let computed =
-                ToCompute { data: path, reference: data.clone(), settings: settings.clone() };
+            let data = Some(DataFile { path, reference: data.clone() });
+            let computed = ToCompute { data, settings: settings.clone() };
             Ok(model.with_statistics_to_compute(computed))
         }
     }
@@ -42,9 +42,14 @@ pub(super) fn check(models: &[Checkpoint], options: &plan::Options) -> Result<u6
         let kind = computed.settings.kind();
         let least = statistics::least_memory(model, &computed.settings)?;
         if least > options.memory {
-            return Err(statistics::too_small(kind, least, options.memory)
-                .fact("model", &model.reference)
-                .hint(format!("raise --memory, take shorter documents, or compute the file before with `cognate {}`", kind.key())));
+            let error =
+                statistics::too_small(kind, least, options.memory).fact("model", &model.reference);
+            return Err(match kind {
+                Statistics::Routers => {
+                    error.hint("raise --memory, take shorter prompts, or choose random gates")
+                }
+                _ => error.hint(format!("raise --memory, take shorter documents, or compute the file before with `cognate {}`", kind.key())),
+            });
         }
         most = most.max(least);
     }
@@ -73,16 +78,8 @@ pub(super) fn compute(
         let progress = |line: &str| {
             options.progress.line(&format!("{} of {}: {line}", kind.title(), model.reference))
         };
-        let data = Data::File(&computed.data);
-        statistics::compute(
-            &model,
-            data,
-            &computed.settings,
-            &resources,
-            (&file, true),
-            &progress,
-        )?;
-        let reference = computed.reference.clone();
+        statistics::compute(&model, &computed, &resources, (&file, true), &progress)?;
+        let reference = computed.data.as_ref().map_or("", |data| &data.reference).to_string();
         model.with_statistics(kind, &reference, &file).map(|model| model.computed_by(computed))
     });
     all.collect()

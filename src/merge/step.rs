@@ -5,6 +5,7 @@ use super::folders::{check_space, check_target};
 use crate::engine::{self, NUMERICS, Outcome, RunOptions, Staging, hex};
 use crate::error::Result;
 use crate::eval::Report;
+use crate::eval::statistics::routing::Routing;
 use crate::kernels::Kernels;
 use crate::lineage;
 use crate::model::Checkpoint;
@@ -27,10 +28,15 @@ pub(super) struct Step<'a> {
     pub(super) streamed: &'a str,
     /// Evaluates the model in the staged folder.
     pub(super) examine: Option<&'a Examine<'a>>,
+    /// Looks where the routers of the mixture in the staged folder send tokens.
+    pub(super) routing: Option<&'a Route<'a>>,
 }
 
 /// Evaluates the model in a folder.
 pub(super) type Examine<'a> = dyn Fn(&Path) -> Result<Report> + 'a;
+
+/// Looks at the routers of the mixture in a folder, where it is one.
+pub(super) type Route<'a> = dyn Fn(&Path) -> Result<Option<Routing>> + 'a;
 
 /// What a step wrote.
 pub(super) struct Done {
@@ -38,6 +44,8 @@ pub(super) struct Done {
     pub(super) manifest: Value,
     /// What the evaluation found, or why it could not be finished.
     pub(super) report: Option<Result<Report>>,
+    /// Where routers send tokens, or why that was not found.
+    pub(super) routing: Option<Result<Routing>>,
 }
 
 impl Step<'_> {
@@ -79,6 +87,7 @@ impl Step<'_> {
         }
         staging.write("config.json", plan.config.as_bytes())?;
         // A failed evaluation is no reason to lose the merge.
+        let routing = self.routing.and_then(|route| route(staging.folder()).transpose());
         let report = self.examine.map(|examine| examine(staging.folder()));
         let evaluation = report.as_ref().and_then(|report| report.as_ref().ok());
         let evaluation = evaluation.map(lineage::Evaluation::new);
@@ -86,6 +95,9 @@ impl Step<'_> {
         let mut card =
             lineage::card(self.file, self.recipe, plan, self.models, &self.ancestors(&before));
         let mut manifest = lineage::manifest(self.file, self.recipe, plan, self.models, &outcome);
+        if let Some(Ok(routing)) = &routing {
+            manifest["routing"] = routing.json();
+        }
         if !before.is_empty() {
             manifest["stages"] = before.into_iter().cloned().collect();
         }
@@ -95,8 +107,8 @@ impl Step<'_> {
             evaluation.in_manifest(&mut manifest);
         }
         staging.write("README.md", card.as_bytes())?;
-        staging.write("lineage.json", format!("{manifest:#}\n").as_bytes())?;
-        Ok(Done { outcome, manifest, report })
+        staging.write(lineage::FILE, format!("{manifest:#}\n").as_bytes())?;
+        Ok(Done { outcome, manifest, report, routing })
     }
 
     /// The stages before that this one uses, or that those use.

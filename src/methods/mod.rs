@@ -8,6 +8,7 @@ mod arcee_fusion;
 mod consensus;
 mod copy;
 mod deltas;
+mod expert;
 mod fisher;
 mod gram;
 mod isotropic;
@@ -207,6 +208,9 @@ pub static METHODS: [Method; 28] = [
 
 /// What the planner uses for tensors that no arithmetic may touch; not for recipes.
 pub static COPY: Method = copy::METHOD;
+
+/// What makes experts of mixtures; not for recipes.
+pub(crate) static EXPERT: Method = expert::EXPERT;
 
 impl Method {
     /// The method a recipe calls `name`.

@@ -34,6 +34,8 @@ pub struct Checkpoint {
     pub stacks: Stacks,
     /// What is lost where an output takes what it needs besides weights from this model.
     pub notes: Vec<String>,
+    /// What its config says otherwise than its file, in words.
+    pub edits: Vec<String>,
     adapters: Vec<Applied>,
     pub(super) statistics: Option<OfModel>,
     shards: Vec<Arc<Shard>>,
@@ -92,6 +94,7 @@ impl Checkpoint {
             config,
             stacks: Stacks::default(),
             notes: Vec::new(),
+            edits: Vec::new(),
             adapters: Vec::new(),
             statistics: None,
             shards,
@@ -175,8 +178,13 @@ impl Checkpoint {
         &self.adapters
     }
 
+    /// Says that a stored tensor is no longer seen, and why.
+    pub(super) fn leave_out(&mut self, stored: String, reason: &str) {
+        self.unused.entry(stored).or_insert_with(|| reason.to_string());
+    }
+
     /// The same files, seen as these tensors, in this order.
-    fn seen_as(mut self, tensors: Vec<Arc<dyn Source>>) -> Self {
+    pub(super) fn seen_as(mut self, tensors: Vec<Arc<dyn Source>>) -> Self {
         self.order = tensors.iter().map(|tensor| tensor.spec().name.clone()).collect();
         self.tensors = self.order.iter().cloned().zip(tensors).collect();
         self.stacks = Stacks::find(self.tensors.keys().map(String::as_str), &self.config);

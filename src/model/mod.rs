@@ -14,6 +14,7 @@ mod gguf;
 pub mod hub;
 mod layers;
 mod mapping;
+pub(crate) mod mixture;
 mod modules;
 mod pytorch;
 mod quantised;
@@ -47,8 +48,8 @@ pub use sidecars::{Sidecars, WEIGHT_FILES, is_weight_file};
 pub use source::{Float, Source, TensorSpec};
 pub(crate) use statistics::gram;
 pub use statistics::{
-    DocumentSettings, FisherSettings, InputsAlong, Labels, OfModel, Statistics, StatisticsSettings,
-    ToCompute,
+    DataFile, DocumentSettings, FisherSettings, GateMode, InputsAlong, Labels, OfModel,
+    PromptSource, Prompts, RouterSettings, Statistics, StatisticsSettings, ToCompute,
 };
 pub use tied::tied_to;
 pub use tokenizer::ChatTemplate;

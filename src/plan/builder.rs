@@ -1,16 +1,12 @@
 //! Builds a plan from a merge recipe and the opened checkpoints.
 
-use super::memory::memory;
+use super::draft::{Draft, set_dtype};
 use super::methods::{Depths, check_group, check_model_densities, method, posts};
 use super::placements::{Group, Placement, Placements, place};
-use super::{
-    Input, Job, Model, Options, Plan, Sidecar, Totals, Vocabulary, donor, layout, params, parts,
-};
-use crate::error::{Error, Result, list};
+use super::{Input, Job, Model, Options, Plan, Vocabulary, donor, params, parts};
+use crate::error::{Error, Result};
 use crate::methods::{COPY, Params};
-use crate::model::{
-    Checkpoint, Float, Place, Sidecars, Source, Stacks, TensorSpec, split_layer, tied_to,
-};
+use crate::model::{Checkpoint, Config, Float, Place, Stacks, TensorSpec, split_layer, tied_to};
 use crate::recipe::Recipe;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,49 +54,12 @@ pub(super) fn build(
         );
     }
     check_model_densities(recipe, models, &jobs)?;
-    let shards = layout::shards(&mut jobs, options.shard_size)?;
-    let (config, config_edits) =
-        config(models, donor, &vocabulary, &placements, &jobs, &mut warnings)?;
-    let mut sidecars = Sidecars::find(&models[donor].folder)?;
-    sidecars.copied.retain(|path| vocabulary.keeps(path));
+    let (config, edits) = config(models, donor, &vocabulary, &placements, &jobs, &mut warnings)?;
     warnings.extend(models[donor].notes.iter().cloned());
-    let sidecar_bytes = sidecars
-        .copied
-        .iter()
-        .filter_map(|path| std::fs::metadata(models[donor].folder.join(path)).ok())
-        .map(|metadata| metadata.len())
-        .chain(vocabulary.files.values().map(|bytes| bytes.len() as u64))
-        .sum();
-    if !sidecars.left.is_empty() {
-        let left = list(sidecars.left.iter().map(String::as_str));
-        warnings.push(format!("files of {} that are not copied: {left}", models[donor].reference));
-    }
-    warnings.extend(super::advice::advice(recipe, models, &placements, &jobs));
-    let memory = memory(&jobs, models, options)?;
-    let totals = Totals {
-        read: read_bytes(&jobs, models),
-        write: shards.iter().map(|shard| shard.size).sum(),
-        sidecars: sidecar_bytes,
-        memory: memory.total,
-        parameters: jobs.iter().map(|job| job.output.elements() as u64).sum(),
-    };
-    Ok(Plan {
-        models: dropped(recipe, models, &placements, &jobs)?,
-        donor,
-        jobs,
-        shards,
-        config,
-        config_edits,
-        sidecars: sidecars.copied.into_iter().map(|path| Sidecar { model: donor, path }).collect(),
-        files: vocabulary.files,
-        vocabulary: vocabulary.notes,
-        vocabulary_lineage: vocabulary.lineage,
-        seed: options.seed.or(recipe.seed).unwrap_or(0),
-        lanes: memory.lanes,
-        whole: memory.whole,
-        totals,
-        warnings,
-    })
+    let advice = super::advice::advice(recipe, models, &placements, &jobs);
+    let accounts = dropped(recipe, models, &placements, &jobs)?;
+    let draft = Draft { jobs, config, edits, accounts, donor, warnings, advice };
+    draft.finish(recipe, models, vocabulary, options)
 }
 
 fn warn_of_mixtures(models: &[Checkpoint], donor: usize, warnings: &mut Vec<String>) {
@@ -224,25 +183,13 @@ fn config(
     placements: &Placements<'_>,
     jobs: &[Job],
     warnings: &mut Vec<String>,
-) -> Result<(String, Vec<String>)> {
+) -> Result<(Config, Vec<String>)> {
     let mut config = models[donor].config.clone();
     let mut edits = vocabulary.edit(&mut config);
     if let Some(scheme) = models[donor].quantisation() {
         edits.push(format!("quantization_config: removed ({scheme} is undone)"));
     }
-    let mut by_float: BTreeMap<Float, u64> = BTreeMap::new();
-    for job in jobs {
-        if let Some(float) = job.output.float() {
-            *by_float.entry(float).or_default() += job.output.bytes() as u64;
-        }
-    }
-    if let Some((float, _)) = by_float.into_iter().max_by_key(|(_, bytes)| *bytes) {
-        let before = config.to_text();
-        config.set_dtype(float.name());
-        if config.to_text() != before {
-            edits.push(format!("dtype: {}", float.name()));
-        }
-    }
+    set_dtype(&mut config, jobs, &mut edits);
     for (old, kept) in &placements.kept {
         let same = kept.iter().copied().eq(0..*old);
         if !same {
@@ -258,22 +205,7 @@ fn config(
             }
         }
     }
-    Ok((config.to_text(), edits))
-}
-
-/// Bytes of the distinct stored tensors behind the inputs.
-fn read_bytes(jobs: &[Job], models: &[Checkpoint]) -> u64 {
-    let used: BTreeSet<&Input> = jobs.iter().flat_map(|job| &job.inputs).collect();
-    let parts: BTreeSet<(usize, &str)> = used
-        .iter()
-        .filter_map(|input| Some((input.model, models[input.model].tensor(&input.tensor)?)))
-        .flat_map(|(model, tensor)| tensor.parts().into_iter().map(move |part| (model, part)))
-        .collect();
-    parts
-        .iter()
-        .filter_map(|(model, part)| models[*model].stored().get(*part))
-        .map(|tensor| tensor.spec().bytes() as u64)
-        .sum()
+    Ok((config, edits))
 }
 
 /// For each model, its tensors that no job reads, with the reason.

@@ -6,9 +6,11 @@
 mod advice;
 mod builder;
 mod compatible;
+mod draft;
 mod layout;
 mod memory;
 mod methods;
+mod mixture;
 mod params;
 mod parts;
 mod placements;
@@ -26,7 +28,7 @@ use crate::engine::TensorIo;
 use crate::error::Result;
 use crate::methods::{Map, Method, Params, Step};
 use crate::model::{Checkpoint, InputsAlong, Statistics, TensorSpec};
-use crate::recipe::Recipe;
+use crate::recipe::{Layout, Recipe};
 use std::collections::BTreeMap;
 
 /// What the command line adds to a recipe.
@@ -241,6 +243,14 @@ impl Plan {
         vocabulary: Vocabulary,
         options: &Options,
     ) -> Result<Self> {
-        builder::build(recipe, models, vocabulary, options)
+        match &recipe.layout {
+            Layout::Mixture(mixture) => {
+                mixture::build(recipe, mixture, models, vocabulary, options)
+            }
+            Layout::Surgery(surgery) => {
+                mixture::change(recipe, surgery, models, vocabulary, options)
+            }
+            _ => builder::build(recipe, models, vocabulary, options),
+        }
     }
 }

@@ -136,6 +136,9 @@ impl<'a> Placing<'a, '_> {
             Layout::Models(inputs) => self.whole(part, inputs),
             Layout::Slices(slices) => self.slices(part, slices),
             Layout::Modules(_) => Err(Error::internal("modules were planned within a module")),
+            Layout::Mixture(_) | Layout::Surgery(_) => {
+                Err(Error::internal("a mixture was planned as a merge"))
+            }
         }
     }
 

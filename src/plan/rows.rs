@@ -40,6 +40,10 @@ pub(super) fn groups(recipe: &Recipe, models: &[Checkpoint]) -> Vec<(Members, Op
     };
     match layout {
         Layout::Modules(_) => Vec::new(),
+        Layout::Mixture(_) | Layout::Surgery(_) => {
+            let base = recipe.base_model.as_ref().and_then(find);
+            vec![(Members { members: (0..models.len()).collect(), base }, None)]
+        }
         Layout::Models(inputs) => {
             let mut members: Vec<usize> =
                 inputs.iter().filter_map(|input| find(&input.model)).collect();

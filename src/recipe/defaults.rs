@@ -55,6 +55,19 @@ impl RawRecipe {
             tokenizer: both(self.tokenizer, defaults.tokenizer, RawTokenizer::over),
             chat_template: self.chat_template.or(defaults.chat_template),
             evaluate: both(self.evaluate, defaults.evaluate, RawEvaluate::over),
+            experts: self.experts.or(defaults.experts),
+            shared_experts: self.shared_experts.or(defaults.shared_experts),
+            gate_mode: self.gate_mode.or(defaults.gate_mode),
+            gate_scale: self.gate_scale.or(defaults.gate_scale),
+            gate_ridge: self.gate_ridge.or(defaults.gate_ridge),
+            experts_per_token: self.experts_per_token.or(defaults.experts_per_token),
+            architecture: self.architecture.or(defaults.architecture),
+            attention: self.attention.or(defaults.attention),
+            mixture: self.mixture.or(defaults.mixture),
+            extract: self.extract.or(defaults.extract),
+            drop: self.drop.or(defaults.drop),
+            renormalise: self.renormalise.or(defaults.renormalise),
+            align_experts: self.align_experts.or(defaults.align_experts),
         }
     }
 }

@@ -18,6 +18,11 @@ struct Choice {
 }
 
 impl Methods {
+    /// Of a recipe that merges nothing.
+    pub(super) fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// The method of the tensor `name`: that of the first filter that matches, by substring, as for
     /// parameters. None where no filter does.
     pub fn of(&self, name: &str) -> Option<&'static Method> {
@@ -38,12 +43,16 @@ impl Methods {
 
     /// The names of the methods, for people.
     pub fn title(&self) -> String {
-        self.all().iter().map(|method| method.name).collect::<Vec<_>>().join(", ")
+        match &self.0[..] {
+            [] => "mixture of experts".to_string(),
+            _ => self.all().iter().map(|method| method.name).collect::<Vec<_>>().join(", "),
+        }
     }
 
     /// As the recipe has it: a name, or a list of `{filter, value}`.
     pub fn json(&self) -> serde_json::Value {
         match &self.0[..] {
+            [] => serde_json::Value::Null,
             [Choice { filter: None, method }] => method.name.into(),
             choices => choices
                 .iter()

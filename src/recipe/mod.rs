@@ -10,6 +10,7 @@ mod defaults;
 mod evaluate;
 mod include;
 mod methods;
+mod mixture;
 mod nearby;
 mod overrides;
 mod parameters;
@@ -25,6 +26,7 @@ mod validate;
 
 pub use evaluate::{Evaluate, Rivals};
 pub use methods::Methods;
+pub use mixture::{Dropped, Expert, Mixture, Surgery, Take, Texts};
 pub use schema::schema;
 pub use setting::{Filtered, Gradient, Setting};
 pub use sources::Included;
@@ -89,8 +91,10 @@ pub struct Recipe {
     pub save: Option<Located<String>>,
     /// Where it stands in the file.
     pub at: Located<()>,
-    /// The merge methods.
+    /// The merge methods; none where no models are merged.
     pub methods: Methods,
+    /// Whether the experts of mixtures are put in the order of the base's.
+    pub align_experts: bool,
     /// What is done to the merged task vectors, in the order of `POSTS`.
     pub posts: Vec<PostSettings>,
     /// The models or slices to merge.
@@ -124,6 +128,10 @@ pub enum Layout {
     Slices(Vec<Slice>),
     /// Parts of a model of several stacks (text decoder, vision tower), each with its own layout.
     Modules(Vec<Module>),
+    /// Dense models that become the experts of a mixture, or join one.
+    Mixture(Box<Mixture>),
+    /// What is made of a mixture.
+    Surgery(Box<Surgery>),
 }
 
 /// An entry of `modules:`.
@@ -152,6 +160,8 @@ impl Layout {
             Self::Modules(modules) => {
                 modules.iter().flat_map(|module| module.layout.references()).collect()
             }
+            Self::Mixture(mixture) => mixture.entries().map(|(_, expert)| &expert.model).collect(),
+            Self::Surgery(_) => Vec::new(),
         }
     }
 }
@@ -182,6 +192,13 @@ impl Layout {
                     );
                 }
             }
+            Self::Mixture(mixture) => {
+                let entries = mixture.entries();
+                keys.extend(
+                    entries.map(|(key, expert)| (format!("{key}.source_model"), &expert.model)),
+                );
+            }
+            Self::Surgery(_) => {}
         }
         keys
     }
@@ -202,6 +219,7 @@ impl Layout {
             Self::Modules(modules) => {
                 modules.iter().flat_map(|module| module.layout.statistics()).collect()
             }
+            Self::Mixture(_) | Self::Surgery(_) => Vec::new(),
         }
     }
 }
@@ -316,7 +334,12 @@ impl Recipe {
 
     /// The key at which a model reference stands, as messages spell it.
     pub(crate) fn key_of(&self, reference: &Located<String>) -> String {
-        let base = self.base_model.iter().map(|base| ("base_model".to_string(), base));
+        let base = match &self.layout {
+            Layout::Surgery(_) => "mixture",
+            Layout::Mixture(mixture) if mixture.joins => "mixture",
+            _ => "base_model",
+        };
+        let base = self.base_model.iter().map(|model| (base.to_string(), model));
         let mut all = self.layout.keys("").into_iter().chain(base);
         let found = all.find(|(_, other)| *other == reference);
         found.map_or_else(|| "model".to_string(), |(key, _)| key)

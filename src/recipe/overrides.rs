@@ -104,6 +104,19 @@ impl Target<'_> {
             [Step::Key("tokenizer_source")] => raw.tokenizer_source = Some(self.word()),
             [Step::Key("chat_template")] => raw.chat_template = Some(self.word()),
             [Step::Key("save")] => raw.save = Some(self.word()),
+            [Step::Key("gate_mode")] => raw.gate_mode = Some(self.word()),
+            [Step::Key("architecture")] => raw.architecture = Some(self.word()),
+            [Step::Key("attention")] => raw.attention = Some(self.word()),
+            [Step::Key("mixture")] => raw.mixture = Some(self.word()),
+            [Step::Key("gate_scale")] => raw.gate_scale = Some(At::nowhere(self.read()?)),
+            [Step::Key("gate_ridge")] => raw.gate_ridge = Some(At::nowhere(self.read()?)),
+            [Step::Key("renormalise")] => raw.renormalise = Some(At::nowhere(self.read()?)),
+            [Step::Key("align_experts")] => raw.align_experts = Some(At::nowhere(self.read()?)),
+            [Step::Key("experts_per_token")] => {
+                raw.experts_per_token = Some(At::nowhere(self.read()?));
+            }
+            [Step::Key("extract")] => raw.extract = Some(At::nowhere(self.read()?)),
+            [Step::Key("drop")] => raw.drop = Some(At::nowhere(self.read()?)),
             [Step::Key("random_seed")] => raw.random_seed = Some(At::nowhere(self.read()?)),
             [Step::Key("evaluate"), Step::Key("limit")] if raw.evaluate.is_some() => {
                 if let Some(evaluate) = &mut raw.evaluate {

@@ -2,6 +2,7 @@
 
 use super::Located;
 use super::evaluate::RawEvaluate;
+use super::mixture::{RawDrop, RawExpert, RawExtract, RawMixture};
 use super::nearby::{addition, hint, key_before};
 use super::reference::{self, RawReference};
 use super::schema;
@@ -82,9 +83,63 @@ pub(super) struct RawRecipe {
     pub(super) chat_template: Option<At<String>>,
     /// What the finished merge is asked, and what it has to reach.
     pub(super) evaluate: Option<At<RawEvaluate>>,
+    /// Dense models that become the experts of a mixture, or join the `mixture`.
+    pub(super) experts: Option<At<Vec<RawExpert>>>,
+    /// Experts that every token goes through.
+    pub(super) shared_experts: Option<At<Vec<RawExpert>>>,
+    /// How the rows of the routers are found; `hidden` by default.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::gate_mode")]
+    pub(super) gate_mode: Option<At<String>>,
+    /// A factor on the rows of the routers; 1 by default.
+    #[schemars(range(min = 0.0))]
+    pub(super) gate_scale: Option<At<f64>>,
+    /// What `gate_mode: ridge` adds to the diagonal, by the mean of the diagonal.
+    #[schemars(range(min = 0.0))]
+    pub(super) gate_ridge: Option<At<f64>>,
+    /// How many experts a token goes to; 2 by default.
+    #[schemars(range(min = 1))]
+    pub(super) experts_per_token: Option<At<i64>>,
+    /// The family of the mixture, or the beginning of its name; with `extract`, of the dense model.
+    pub(super) architecture: Option<At<String>>,
+    /// Where everything besides the MLPs comes from: `base`, or `merge`, the average of the experts.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::attention")]
+    pub(super) attention: Option<At<String>>,
+    /// A mixture that is to be changed.
+    #[serde(default, deserialize_with = "reference::optional")]
+    #[schemars(with = "Option<RawReference>")]
+    pub(super) mixture: Option<At<String>>,
+    /// The experts of the mixture that become a dense model.
+    pub(super) extract: Option<At<RawExtract>>,
+    /// The experts of the mixture that are left out.
+    pub(super) drop: Option<At<RawDrop>>,
+    /// With `drop`: whether the rows of the routers get the length that they had on average; true by
+    /// default.
+    pub(super) renormalise: Option<At<bool>>,
+    /// Puts the experts of mixtures that are merged in the order of the base's, by their weights.
+    pub(super) align_experts: Option<At<bool>>,
 }
 
 impl RawRecipe {
+    /// The keys about mixtures, taken out.
+    pub(super) fn take_mixture(&mut self) -> RawMixture {
+        RawMixture {
+            experts: self.experts.take(),
+            shared_experts: self.shared_experts.take(),
+            gate_mode: self.gate_mode.take(),
+            gate_scale: self.gate_scale.take(),
+            gate_ridge: self.gate_ridge.take(),
+            experts_per_token: self.experts_per_token.take(),
+            architecture: self.architecture.take(),
+            attention: self.attention.take(),
+            mixture: self.mixture.take(),
+            extract: self.extract.take(),
+            drop: self.drop.take(),
+            renormalise: self.renormalise.take(),
+        }
+    }
+
     /// Whether no key of a stage is given.
     pub(super) fn is_empty(&self) -> bool {
         let Self {
@@ -108,9 +163,29 @@ impl RawRecipe {
             tokenizer,
             chat_template,
             evaluate,
+            experts,
+            shared_experts,
+            gate_mode,
+            gate_scale,
+            gate_ridge,
+            experts_per_token,
+            architecture,
+            attention,
+            mixture,
+            extract,
+            drop,
+            renormalise,
+            align_experts,
         } = self;
         let words = [dtype, out_dtype, name, save, base_model, tokenizer_source, chat_template];
-        words.iter().all(|key| key.is_none())
+        let of_mixtures = [gate_mode, architecture, attention, mixture];
+        words.into_iter().chain(of_mixtures).all(|key| key.is_none())
+            && [experts, shared_experts].iter().all(|key| key.is_none())
+            && [gate_scale, gate_ridge].iter().all(|key| key.is_none())
+            && [renormalise, align_experts].iter().all(|key| key.is_none())
+            && experts_per_token.is_none()
+            && extract.is_none()
+            && drop.is_none()
             && tokenizer.is_none()
             && evaluate.is_none()
             && models.is_none()
@@ -321,12 +396,7 @@ pub(super) fn parse(sources: &Sources, file: usize) -> Result<Vec<At<RawRecipe>>
 
 /// Keys that only the recipes of mergekit's other programs have at their top, with the program and
 /// what it does.
-const OTHER_PROGRAMS: [(&str, &str, &str); 8] = [
-    ("architecture", "mergekit-moe", "mixtures of experts"),
-    ("experts", "mergekit-moe", "mixtures of experts"),
-    ("experts_per_token", "mergekit-moe", "mixtures of experts"),
-    ("gate_mode", "mergekit-moe", "mixtures of experts"),
-    ("shared_experts", "mergekit-moe", "mixtures of experts"),
+const OTHER_PROGRAMS: [(&str, &str, &str); 3] = [
     ("genome", "mergekit-evolve", "evolutionary search"),
     ("tasks", "mergekit-evolve", "evolutionary search"),
     ("layer_granularity", "mergekit-evolve", "evolutionary search"),

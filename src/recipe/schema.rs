@@ -7,7 +7,7 @@
 use super::raw::{RawModule, RawModules, RawParameters, RawRecipe};
 use super::tokenizer::ROW_KINDS;
 use crate::methods::{Default, METHODS, Param, ParamKind, Post};
-use crate::model::{ChatTemplate, Float, Labels, known_modules};
+use crate::model::{ChatTemplate, Float, GateMode, Labels, known_modules};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
@@ -106,6 +106,17 @@ pub(super) fn chat_template(_: &mut SchemaGenerator) -> Schema {
 /// The `labels` of Fisher information.
 pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"anyOf": [words(Labels::ALL.map(Labels::name)), {"type": "null"}]})
+}
+
+/// `gate_mode`.
+pub(super) fn gate_mode(_: &mut SchemaGenerator) -> Schema {
+    let names = GateMode::NAMES.iter().map(|(name, _)| *name);
+    json_schema!({"anyOf": [words(names), {"type": "null"}]})
+}
+
+/// `attention`.
+pub(super) fn attention(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"anyOf": [words(["base", "merge"]), {"type": "null"}]})
 }
 
 /// The `kind` of a token's row.

@@ -26,6 +26,11 @@ impl<T> At<T> {
         Self { value, line: 0, column: 0 }
     }
 
+    /// The place alone.
+    pub(super) fn place(&self) -> At<()> {
+        At { value: (), line: self.line, column: self.column }
+    }
+
     /// Another value at the same place.
     pub(super) fn map<U>(self, f: impl FnOnce(T) -> U) -> At<U> {
         At { value: f(self.value), line: self.line, column: self.column }

@@ -1,10 +1,11 @@
 //! From the raw YAML to a checked [`Recipe`], with the methods' table in hand.
 
 use super::methods::Methods;
+use super::mixture::RawMixture;
 use super::raw::{RawModel, RawModules, RawRecipe, RawSlice};
 use super::sources::{At, Sources};
 use super::statistics::{RawFisherData, RawGramData, RawStatistics, StatisticsInput, statistics};
-use super::{Layout, Located, ModelInput, Module, Recipe, Slice, SliceSource};
+use super::{Layout, Located, ModelInput, Module, Parameters, Recipe, Slice, SliceSource};
 use crate::error::{Result, nearest};
 use crate::model::{ChatTemplate, Float};
 use std::path::Path;
@@ -32,7 +33,11 @@ pub(super) enum Level {
 pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Result<Recipe> {
     let raw = sources.locate(raw);
     let at = raw.map(());
-    let raw = raw.value;
+    let mut raw = raw.value;
+    let mixture = raw.take_mixture();
+    if mixture.is_given() {
+        return about_mixture(file, sources, at, raw, mixture);
+    }
     let name = raw.merge_method.ok_or_else(|| {
         at.error("the key `merge_method` is missing")
             .key("merge_method")
@@ -64,6 +69,7 @@ pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Resu
         save: raw.save.map(|at| sources.locate(at)),
         at,
         methods: context.methods,
+        align_experts: raw.align_experts.is_some_and(|flag| flag.value),
         posts,
         layout,
         base_model,
@@ -78,6 +84,69 @@ pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Resu
     };
     recipe.check_statistics()?;
     Ok(recipe)
+}
+
+/// A recipe that makes a mixture of experts, or something of one.
+fn about_mixture(
+    file: &Path,
+    sources: &Sources,
+    at: Located<()>,
+    raw: RawRecipe,
+    mixture: RawMixture,
+) -> Result<Recipe> {
+    let of_merges = [
+        ("merge_method", raw.merge_method.as_ref().map(At::place)),
+        ("models", raw.models.as_ref().map(At::place)),
+        ("slices", raw.slices.as_ref().map(At::place)),
+        ("modules", raw.modules.as_ref().map(At::place)),
+        ("parameters", raw.parameters.0.first().map(|(name, _)| name.place())),
+        ("subspace_boosting", raw.subspace_boosting.as_ref().map(At::place)),
+        ("svc", raw.svc.as_ref().map(At::place)),
+        ("lines", raw.lines.as_ref().map(At::place)),
+        ("align_experts", raw.align_experts.as_ref().map(At::place)),
+    ];
+    if let Some((key, place)) = of_merges.into_iter().find_map(|(key, at)| Some((key, at?))) {
+        return Err(sources
+            .locate(place)
+            .error(format!(
+                "`{key}` belongs to a merge, and the recipe is about a mixture of experts"
+            ))
+            .key(key)
+            .hint("remove it, or make a stage of the merge and use its name as a model"));
+    }
+    let base = raw.base_model.map(|base| model_reference("base_model", sources.locate(base)));
+    let (layout, base, warnings) =
+        super::mixture::layout(sources, &at, mixture, base.transpose()?)?;
+    Ok(Recipe {
+        file: file.to_path_buf(),
+        name: raw.name.map(|name| stage_name(sources, name)).transpose()?,
+        save: raw.save.map(|at| sources.locate(at)),
+        at,
+        methods: Methods::none(),
+        align_experts: false,
+        posts: Vec::new(),
+        layout,
+        base_model: Some(base),
+        parameters: Parameters::default(),
+        dtype: raw.dtype.map(|dtype| float(sources, "dtype", dtype)).transpose()?,
+        out_dtype: raw.out_dtype.map(|dtype| float(sources, "out_dtype", dtype)).transpose()?,
+        tokenizer: super::tokenizer::settings(sources, raw.tokenizer_source, raw.tokenizer)?,
+        chat_template: raw.chat_template.map(|text| chat_template(sources, text)).transpose()?,
+        seed: raw.random_seed.map(|seed| seed.value),
+        evaluate: raw.evaluate.map(|raw| super::evaluate::settings(sources, raw)).transpose()?,
+        warnings,
+    })
+}
+
+/// A model reference that is not empty.
+pub(super) fn model_reference(key: &str, model: Located<String>) -> Result<Located<String>> {
+    if model.value.trim().is_empty() {
+        return Err(model
+            .error("a model reference is empty")
+            .key(key)
+            .hint("name a folder, or a model of the Hub as `owner/name`"));
+    }
+    Ok(model)
 }
 
 /// A stage's name must be told from other model references and be fit for a folder's name.
@@ -116,14 +185,7 @@ fn chat_template(sources: &Sources, text: At<String>) -> Result<ChatTemplate> {
 
 impl Context<'_> {
     fn reference(&self, key: &str, model: At<String>) -> Result<Located<String>> {
-        let model = self.sources.locate(model);
-        if model.value.trim().is_empty() {
-            return Err(model
-                .error("a model reference is empty")
-                .key(key)
-                .hint("name a folder, or a model of the Hub as `owner/name`"));
-        }
-        Ok(model)
+        model_reference(key, self.sources.locate(model))
     }
 
     /// What a model at `path` says of its statistics.

@@ -49,6 +49,26 @@ pub(super) fn bytes(model: &Backward<'_>, name: &str) -> Result<u64> {
     Ok(4 * model.source(name)?.spec().elements() as u64)
 }
 
+/// What it takes to go through a model forwards with documents of `length` tokens, one layer at a time,
+/// beside `sums` of some kind.
+pub(super) fn forwards(model: &Backward<'_>, length: usize, sums: u64) -> Result<Sizes> {
+    let weights = |names: &[String]| -> Result<u64> {
+        let all: Result<Vec<u64>> = names.iter().map(|name| bytes(model, name)).collect();
+        Ok(all?.into_iter().sum())
+    };
+    let mut layer = 0;
+    for number in 0..model.layers() {
+        layer = layer.max(weights(&model.layer_names(number)?)?);
+    }
+    Ok(Sizes {
+        fixed: layer + sums,
+        document: length as u64 * model.token_bytes()?,
+        thread: attending(length),
+        ends: weights(&model.embedding_names())? + 12 * (length * model.hidden()) as u64,
+        kept: 3,
+    })
+}
+
 /// Bytes of a thread that attends over a document.
 pub(super) fn attending(length: usize) -> u64 {
     16 * (length as u64).pow(2)

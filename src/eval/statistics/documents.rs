@@ -36,6 +36,39 @@ enum Field<'a> {
     Line,
 }
 
+/// The texts of a file: JSON objects with `field`, or texts, one a line; empty lines are none.
+///
+/// # Errors
+/// The file cannot be read, or a line is not what it must be.
+pub(super) fn lines(path: &Path, field: &str) -> Result<Vec<String>> {
+    let kind = Field::of_file(path, field)?;
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read the data", path, &e))?;
+    numbered(path, kind, &text_of(path, bytes)?).map(|line| line.map(|(_, text)| text)).collect()
+}
+
+/// What the file holds, as text.
+fn text_of(path: &Path, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::input("the data is not UTF-8 text").file(path).fact("line", line)
+    })
+}
+
+/// The texts of the lines that hold any, with the lines' numbers from 0.
+fn numbered<'a>(
+    path: &'a Path,
+    field: Field<'a>,
+    text: &'a str,
+) -> impl Iterator<Item = Result<(usize, String)>> + 'a {
+    // Empty lines stand between documents, and are none.
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.map(move |(number, line)| {
+        let located = |e: Error| e.file(path).fact("line", number + 1);
+        Ok((number, field.text(line).map_err(located)?))
+    })
+}
+
 /// Documents, cut to their length.
 pub struct Documents {
     /// Two tokens or more each.
@@ -86,6 +119,17 @@ impl Documents {
         }
     }
 
+    /// No document at all, for what needs none.
+    pub(super) fn none() -> Self {
+        Self::empty(String::new(), None)
+    }
+
+    /// Texts that were encoded elsewhere.
+    pub(super) fn of_texts(tokens: Vec<Vec<u32>>, digest: String, tokenizer: String) -> Self {
+        let lines = (0..tokens.len() as u64).collect();
+        Self { tokens, lines, ..Self::empty(digest, Some(tokenizer)) }
+    }
+
     fn empty(digest: String, tokenizer: Option<String>) -> Self {
         Self { tokens: Vec::new(), lines: Vec::new(), left_out: 0, digest, tokenizer }
     }
@@ -133,23 +177,15 @@ impl Documents {
         let field = Field::of_file(path, &settings.field)?;
         let bytes = std::fs::read(path).map_err(|e| Error::io("read the data", path, &e))?;
         let digest = hex(&Sha256::digest(&bytes).into());
-        let text = String::from_utf8(bytes).map_err(|e| {
-            let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
-            let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
-            Error::input("the data is not UTF-8 text").file(path).fact("line", line)
-        })?;
+        let text = text_of(path, bytes)?;
         let encoder = TextEncoder::open(&checkpoint.folder)?;
         let mut found = Self::empty(digest, Some(encoder.digest().to_string()));
-        for (number, line) in text.lines().enumerate() {
+        for line in numbered(path, field, &text) {
             if found.is_full(settings) {
                 break;
             }
-            // Empty lines stand between documents, and are none.
-            if line.trim().is_empty() {
-                continue;
-            }
+            let (number, text) = line?;
             let located = |e: Error| e.file(path).fact("line", number + 1);
-            let text = field.text(line).map_err(located)?;
             let tokens = encoder.encode(&text, None).map_err(located)?;
             found.add(number, tokens, length);
         }

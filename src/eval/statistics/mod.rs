@@ -1,6 +1,6 @@
 //! Statistics of a model on documents, for the merge methods that read them beside the weights.
 //!
-//! [`fisher`] and [`gram`] differ in what they take of the way through the model; documents, memory, the
+//! [`fisher`], [`gram`] and [`routers`] differ in what they take of the way through the model; documents, memory, the
 //! way itself and the file are the same. Layers are the outer loop: the hidden states of all documents
 //! wait between two layers, in memory or in temporary files.
 
@@ -9,6 +9,8 @@ mod documents;
 pub mod fisher;
 pub mod gram;
 mod output;
+pub mod routers;
+pub mod routing;
 mod walk;
 
 pub(crate) use budget::too_small;
@@ -19,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::eval::decoder::backward::Backward;
 use crate::eval::decoder::{self, Decoder};
 use crate::lineage;
-use crate::model::{Checkpoint, DocumentSettings, Statistics, StatisticsSettings};
+use crate::model::{Checkpoint, DocumentSettings, Statistics, StatisticsSettings, ToCompute};
 use budget::{Budget, Sizes};
 use output::Output;
 use serde::Serialize;
@@ -101,28 +103,39 @@ pub fn least_memory(checkpoint: &Checkpoint, settings: &StatisticsSettings) -> R
     let sizes = match settings {
         StatisticsSettings::Fisher(settings) => fisher::Fisher(settings).sizes(&model, length)?,
         StatisticsSettings::Gram(documents) => gram::Gram(documents).sizes(&model, length)?,
+        StatisticsSettings::Routers(settings) => {
+            routers::Routers::planned(settings).sizes(&model, length)?
+        }
     };
     Ok(sizes.least())
 }
 
-/// Computes statistics of either kind into a file; see [`fisher::compute`] and [`gram::compute`].
+/// Computes statistics of a kind into a file; see [`fisher::compute`], [`gram::compute`] and
+/// [`routers::compute`].
 ///
 /// # Errors
 /// As theirs.
 pub fn compute(
     checkpoint: &Checkpoint,
-    data: Data<'_>,
-    settings: &StatisticsSettings,
+    computed: &ToCompute,
     resources: &Resources,
     out: (&Path, bool),
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
-    match settings {
+    let data = || {
+        let file = computed.data.as_ref();
+        let file = file.ok_or_else(|| Error::internal("statistics are computed of no data"))?;
+        Ok(Data::File(&file.path))
+    };
+    match &computed.settings {
         StatisticsSettings::Fisher(settings) => {
-            fisher::compute(checkpoint, data, settings, resources, out, progress)?;
+            fisher::compute(checkpoint, data()?, settings, resources, out, progress)?;
         }
         StatisticsSettings::Gram(settings) => {
-            gram::compute(checkpoint, data, settings, resources, out, progress)?;
+            gram::compute(checkpoint, data()?, settings, resources, out, progress)?;
+        }
+        StatisticsSettings::Routers(settings) => {
+            routers::compute(checkpoint, settings, resources, out, progress)?;
         }
     }
     Ok(())
@@ -142,36 +155,45 @@ fn compute_kind<K: Kind>(
     (target, overwrite): (&Path, bool),
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Summary<K::Found>> {
-    let shards = checkpoint.shards().iter().map(|shard| shard.mapping.path());
-    output::check(target, overwrite, shards.chain(data.file()))?;
-    let model = Backward::open(checkpoint)?;
-    // It checks the weights; its own memory is not used.
-    let options = decoder::Options { memory: 1 << 50, threads: 1, batch: None };
-    let decoder = Decoder::open(checkpoint, &options)?;
+    output::check(target, overwrite, data.file().into_iter())?;
     let settings = kind.documents();
-    let length = length(&model, settings);
+    let length = length(&Backward::open(checkpoint)?, settings);
     if length < 2 {
         return Err(Error::input("a document needs two tokens, one to predict the other")
             .key("length")
             .expected("2 or more", length));
     }
     let documents = Documents::read(data, checkpoint, settings, length)?;
-    for tokens in &documents.tokens {
-        decoder.check(tokens)?;
-    }
+    compute_documents(
+        kind,
+        checkpoint,
+        (documents, length),
+        resources,
+        (target, overwrite),
+        progress,
+    )
+}
+
+/// The same of documents that were read, cut to a length.
+fn compute_documents<K: Kind>(
+    kind: &K,
+    checkpoint: &Checkpoint,
+    (documents, length): (Documents, usize),
+    resources: &Resources,
+    (target, overwrite): (&Path, bool),
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<Summary<K::Found>> {
+    let shards = checkpoint.shards().iter().map(|shard| shard.mapping.path());
+    output::check(target, overwrite, shards)?;
+    let model = Backward::open(checkpoint)?;
     let sizes = kind.sizes(&model, documents.longest())?;
-    let budget = Budget::new(K::KIND, &sizes, resources, &documents)?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(budget.threads).build();
-    let pool = pool.map_err(|e| Error::internal("cannot start threads").fact("reason", e))?;
-    pool.install(|| {
+    with_walk((K::KIND, K::PREDICTS), &model, &documents, &sizes, resources, |walk| {
         progress("digests of the model");
         let mut metadata = kind.metadata(&model)?;
         metadata.extend(described::<K>(checkpoint, resources, &documents, length)?);
         let tensors = kind.tensors(&model)?;
         let mut output = Output::create(target, &tensors, &metadata)?;
-        let (model, budget) = (&model, &budget);
-        let walk = Walk { model, documents: &documents, budget, predicts: K::PREDICTS };
-        let of_kind = kind.run(&walk, &mut output, progress);
+        let of_kind = kind.run(walk, &mut output, progress);
         let of_kind = of_kind.map_err(|error| error.model(&checkpoint.reference))?;
         output.commit(target, overwrite)?;
         Ok(Summary {
@@ -183,6 +205,29 @@ fn compute_kind<K: Kind>(
             of_kind,
         })
     })
+}
+
+/// Does work with all documents on their way through a model, within the resources: for statistics of some
+/// kind, and with documents that are predicted or not. `sizes` is what it takes.
+fn with_walk<T: Send>(
+    (kind, predicts): (Statistics, bool),
+    model: &Backward<'_>,
+    documents: &Documents,
+    sizes: &Sizes,
+    resources: &Resources,
+    work: impl FnOnce(&Walk<'_>) -> Result<T> + Send,
+) -> Result<T> {
+    // It checks the weights; its own memory is not used.
+    let options = decoder::Options { memory: 1 << 50, threads: 1, batch: None };
+    let decoder = Decoder::open(model.checkpoint(), &options)?;
+    for tokens in &documents.tokens {
+        decoder.check(tokens)?;
+    }
+    let budget = Budget::new(kind, sizes, resources, documents)?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(budget.threads).build();
+    let pool = pool.map_err(|e| Error::internal("cannot start threads").fact("reason", e))?;
+    let walk = Walk { model, documents, budget: &budget, predicts };
+    pool.install(|| work(&walk))
 }
 
 /// What every file says of itself.

@@ -6,7 +6,7 @@ pub(crate) use super::rotary::Rotary;
 use crate::kernels::Activation;
 
 /// One model, as its family's description and its config give it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Architecture {
     /// Width of the hidden states.
     pub(crate) hidden: usize,
@@ -23,7 +23,7 @@ pub(crate) struct Architecture {
 }
 
 /// The embedding of tokens and learned positions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Embedding {
     pub(crate) tensor: String,
     pub(crate) width: usize,
@@ -34,7 +34,7 @@ pub(crate) struct Embedding {
 }
 
 /// A table of learned positions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Positions {
     pub(crate) tensor: String,
     pub(crate) rows: usize,
@@ -43,7 +43,7 @@ pub(crate) struct Positions {
 }
 
 /// The projection from hidden states to logits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Head {
     pub(crate) tensor: String,
     /// Whether the tensor is the embedding's.
@@ -55,7 +55,7 @@ pub(crate) struct Head {
 }
 
 /// A norm over rows of `width` elements.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Norm {
     pub(crate) kind: NormKind,
     pub(crate) eps: f64,
@@ -71,7 +71,7 @@ pub(crate) struct Norm {
 }
 
 /// `y = x·Wᵀ + b`, whose outputs may come from several tensors one after the other.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Linear {
     pub(crate) parts: Vec<LinearPart>,
     pub(crate) inputs: usize,
@@ -80,7 +80,7 @@ pub(crate) struct Linear {
 }
 
 /// One tensor of a [`Linear`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LinearPart {
     pub(crate) weight: String,
     pub(crate) bias: Option<String>,
@@ -88,7 +88,7 @@ pub(crate) struct LinearPart {
 }
 
 /// One layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Layer {
     /// Whether mixer and MLP read the same input and are added together.
     pub(crate) parallel: bool,
@@ -104,14 +104,14 @@ pub(crate) struct Layer {
 }
 
 /// What mixes the positions of a sequence.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Mixer {
     Attention(Box<Attention>),
     StateSpace(Box<StateSpace>),
 }
 
 /// Attention with grouped queries.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Attention {
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
@@ -157,7 +157,7 @@ impl Attention {
 }
 
 /// Biases that grow with the distance of a key (Press et al. 2022).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Alibi {
     /// One a head, times what biases are multiplied by.
     pub(crate) slopes: Vec<f32>,
@@ -166,14 +166,14 @@ pub(crate) struct Alibi {
 }
 
 /// What stands behind the mixer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Mlp {
     Dense(Dense),
     Experts(Box<Experts>),
 }
 
 /// `down(act(gate(x)) · up(x))`, or `down(act(up(x)))` without a gate.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Dense {
     /// Gate and first half in one.
     pub(crate) up: Linear,
@@ -191,7 +191,7 @@ pub(crate) enum Scores {
 }
 
 /// A mixture of experts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Experts {
     pub(crate) router: Linear,
     pub(crate) choice_bias: Option<String>,
@@ -207,7 +207,7 @@ pub(crate) struct Experts {
 }
 
 /// A selective state space (Gu and Dao, *Mamba*, 2023).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StateSpace {
     pub(crate) inner: usize,
     pub(crate) state: usize,

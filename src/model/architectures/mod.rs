@@ -12,14 +12,16 @@ pub(crate) use architecture::{
     Scores, StateSpace,
 };
 
+pub(crate) use expression::Value;
 pub(crate) use inputs::MapInput;
 
 use super::config::Config;
 use crate::error::{Error, Result, list};
 use description::Family;
+use expression::{Expression, Scope};
 use resolve::Resolver;
-use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use serde_json::{Map, Value as Json};
+use std::collections::{BTreeMap, BTreeSet};
 
 macro_rules! families {
     ($($name:literal)*) => {
@@ -135,6 +137,18 @@ fn names() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|(name, _)| *name)
 }
 
+/// The value of an expression over a config, with what is `defined` besides.
+///
+/// # Errors
+/// The text is no expression.
+pub(crate) fn evaluate(
+    text: &str,
+    config: &Map<String, Json>,
+    defined: BTreeMap<String, Value>,
+) -> Result<Value> {
+    Ok(Expression::parse(text)?.value(&Scope { config, defined }))
+}
+
 /// A model's architecture, and what its checkpoint may hold besides.
 pub(crate) struct Found {
     /// The family's name.
@@ -170,15 +184,15 @@ pub(crate) fn find(config: &Config, stored: impl Fn(&str) -> bool) -> Result<Fou
 fn find_in(config: &Config, stored: &impl Fn(&str) -> bool) -> Result<Found> {
     let model_type = config.model_type().unwrap_or("none");
     for (name, text) in FAMILIES {
-        let json: Value = serde_json::from_str(text).map_err(|e| invalid(name, &e))?;
-        let covers = json.get("model_types").and_then(Value::as_array);
+        let json: Json = serde_json::from_str(text).map_err(|e| invalid(name, &e))?;
+        let covers = json.get("model_types").and_then(Json::as_array);
         if !covers.is_some_and(|types| types.iter().any(|entry| entry == model_type)) {
             continue;
         }
         let family: Family = serde_json::from_str(text).map_err(|e| invalid(name, &e))?;
         let map = match &family.nested {
             None => &config.map,
-            Some(key) => config.get(key).and_then(Value::as_object).ok_or_else(|| {
+            Some(key) => config.get(key).and_then(Json::as_object).ok_or_else(|| {
                 Error::input("the config lacks the part that describes the language model").key(key)
             })?,
         };
@@ -205,7 +219,7 @@ fn invalid(name: &str, error: &serde_json::Error) -> Error {
 }
 
 /// Refuses keys that could change the logits in a way the description does not know of.
-fn check_keys(json: &Value, family: &Family, config: &Map<String, Value>) -> Result<()> {
+fn check_keys(json: &Json, family: &Family, config: &Map<String, Json>) -> Result<()> {
     let mut known = BTreeSet::new();
     description::keys(json, &mut known);
     let neutral = |key: &str| {
@@ -217,11 +231,11 @@ fn check_keys(json: &Value, family: &Family, config: &Map<String, Value>) -> Res
             || key.ends_with("_token_index")
             || key.starts_with("initializer")
     };
-    let says = |value: &Value| match value {
-        Value::Null | Value::Bool(false) => false,
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(map) => !map.is_empty(),
-        Value::String(text) => !text.is_empty(),
+    let says = |value: &Json| match value {
+        Json::Null | Json::Bool(false) => false,
+        Json::Array(list) => !list.is_empty(),
+        Json::Object(map) => !map.is_empty(),
+        Json::String(text) => !text.is_empty(),
         _ => true,
     };
     let unknown: Vec<&str> = config
@@ -241,10 +255,10 @@ fn check_keys(json: &Value, family: &Family, config: &Map<String, Value>) -> Res
 }
 
 /// Refuses layers of a kind that no description knows.
-fn check_layer_types(config: &Map<String, Value>) -> Result<()> {
-    let kinds = config.get("layer_types").and_then(Value::as_array).into_iter().flatten();
+fn check_layer_types(config: &Map<String, Json>) -> Result<()> {
+    let kinds = config.get("layer_types").and_then(Json::as_array).into_iter().flatten();
     let known =
-        |kind: &&Value| matches!(kind.as_str(), Some("full_attention" | "sliding_attention"));
+        |kind: &&Json| matches!(kind.as_str(), Some("full_attention" | "sliding_attention"));
     match kinds.into_iter().find(|kind| !known(kind)) {
         None => Ok(()),
         Some(kind) => Err(Error::input("the evaluator does not know this kind of layer")

@@ -7,8 +7,12 @@
 pub(crate) mod gram;
 mod settings;
 
-pub use settings::{DocumentSettings, FisherSettings, Labels, StatisticsSettings};
+pub use settings::{
+    DocumentSettings, FisherSettings, GateMode, Labels, PromptSource, Prompts, RouterSettings,
+    StatisticsSettings,
+};
 
+use super::architectures;
 use super::checkpoint::Checkpoint;
 use super::shards::{self, StoredTensor, parse_header};
 use super::source::{Source, TensorSpec};
@@ -27,6 +31,8 @@ pub enum Statistics {
     /// The Gram matrix of what a linear map's weight is multiplied with, inputs × inputs; other tensors
     /// have none.
     Gram,
+    /// The rows of the routers of a mixture that the model is the base of, in every layer.
+    Routers,
 }
 
 /// Along which side of a linear map's weight its inputs lie.
@@ -40,14 +46,12 @@ pub enum InputsAlong {
 }
 
 impl Statistics {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Fisher, Self::Gram];
-
     /// The key of a recipe that gives them, and the command that computes them.
     pub fn key(self) -> &'static str {
         match self {
             Self::Fisher => "fisher",
             Self::Gram => "gram",
+            Self::Routers => "routers",
         }
     }
 
@@ -56,6 +60,7 @@ impl Statistics {
         match self {
             Self::Fisher => "Fisher information",
             Self::Gram => "Gram matrices",
+            Self::Routers => "routers",
         }
     }
 
@@ -71,13 +76,20 @@ impl Statistics {
     }
 }
 
+/// A file of documents.
+#[derive(Clone, Debug)]
+pub struct DataFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// As the recipe names it.
+    pub reference: String,
+}
+
 /// Statistics that are computed when the merge is written.
 #[derive(Clone, Debug)]
 pub struct ToCompute {
-    /// The file of documents.
-    pub data: PathBuf,
-    /// As the recipe names it.
-    pub reference: String,
+    /// The file of documents; none where the settings name them.
+    pub data: Option<DataFile>,
     /// What decides the result.
     pub settings: StatisticsSettings,
 }
@@ -156,6 +168,14 @@ fn fisher(
     Ok(tensors)
 }
 
+/// Rows of routers, which belong to layers and not to tensors.
+fn routers(stored: &[(String, &StoredTensor)]) -> BTreeMap<String, Arc<dyn Source>> {
+    let own = |(name, tensor): &(String, &StoredTensor)| {
+        (name.clone(), Arc::new((*tensor).clone()) as Arc<dyn Source>)
+    };
+    stored.iter().map(own).collect()
+}
+
 impl Checkpoint {
     /// The same checkpoint with statistics from a safetensors file that has a tensor for each of those
     /// of its own that have any. Only the header is read.
@@ -188,6 +208,7 @@ impl Checkpoint {
                 let found = gram::read(&self, file, &named, &metadata)?;
                 (found.tensors, found.along)
             }
+            Statistics::Routers => (routers(&named), BTreeMap::new()),
         };
         if tensors.is_empty() {
             return Err(Error::input(format!("the file holds no {}", kind.title())).file(file));
@@ -228,6 +249,18 @@ impl Checkpoint {
                     for weight in input.weights {
                         along.insert(weight.name.clone(), gram::along(weight.transposed));
                         tensors.insert(weight.name, Arc::clone(&source));
+                    }
+                }
+            }
+            Statistics::Routers => {
+                let stored = |name: &str| self.tensor(name).is_some();
+                let found = architectures::find(&self.config, stored).ok();
+                if let (StatisticsSettings::Routers(settings), Some(found)) =
+                    (&computed.settings, found)
+                {
+                    let model = found.architecture;
+                    for (name, shape) in settings.shapes(model.layers.len(), model.hidden) {
+                        tensors.insert(name.clone(), pending(&name, shape));
                     }
                 }
             }
@@ -301,12 +334,18 @@ impl std::fmt::Display for OfModel {
         match (&self.computed, &self.reference) {
             (Some(computed), _) => {
                 let DocumentSettings { samples, length, .. } = computed.settings.documents();
+                if let StatisticsSettings::Routers(settings) = &computed.settings {
+                    let count = settings.experts.len();
+                    return write!(f, "{title}: of {count} experts, {}", settings.mode.name());
+                }
                 write!(f, "{title}: computed on ")?;
                 match samples {
                     Some(samples) => write!(f, "the first {samples} documents")?,
                     None => write!(f, "all documents")?,
                 }
-                write!(f, " of {}", computed.reference)?;
+                if let Some(data) = &computed.data {
+                    write!(f, " of {}", data.reference)?;
+                }
                 if let Some(length) = length {
                     write!(f, ", up to {length} tokens")?;
                 }

@@ -121,18 +121,7 @@ fn dense(of: &data::Dense, weights: &Weights, x: &Tensor) -> Result<Tensor> {
 
 /// Each row goes to the experts its router chose. The choice itself has no derivative.
 fn experts(of: &data::Experts, weights: &Weights, x: &Tensor) -> Result<Tensor> {
-    let logits = linear_of(x, &of.router, weights)?;
-    let bias = match &of.choice_bias {
-        Some(name) => Some(weights.get(name)?.to_vec1::<f32>().map_err(failed)?),
-        None => None,
-    };
-    let scores = logits.copy().map_err(failed)?;
-    each_row(&scores, |_, row| score(of.scores, row))?;
-    let count = of.experts.len().max(1);
-    let chosen: Vec<Vec<usize>> = with_elements(&scores, |scores| {
-        let choose = |row| choose(of, bias.as_deref(), row).into_iter().map(|(expert, _)| expert);
-        scores.chunks(count).map(|row| choose(row).collect()).collect()
-    })?;
+    let (logits, chosen) = route(of, weights, x)?;
     let shares = shares(of, &logits, &chosen)?.flatten_all().map_err(failed)?;
     let mut sum = Tensor::zeros(x.dims(), DType::F32, &Device::Cpu).map_err(failed)?;
     for (number, expert) in of.experts.iter().enumerate() {
@@ -166,6 +155,36 @@ fn experts(of: &data::Experts, weights: &Weights, x: &Tensor) -> Result<Tensor> 
         sum = sum.add(&y).map_err(failed)?;
     }
     Ok(sum)
+}
+
+/// The router's logits, and the experts that each row goes to, the first choice first.
+fn route(of: &data::Experts, weights: &Weights, x: &Tensor) -> Result<(Tensor, Vec<Vec<usize>>)> {
+    let logits = linear_of(x, &of.router, weights)?;
+    let bias = match &of.choice_bias {
+        Some(name) => Some(weights.get(name)?.to_vec1::<f32>().map_err(failed)?),
+        None => None,
+    };
+    let scores = logits.copy().map_err(failed)?;
+    each_row(&scores, |_, row| score(of.scores, row))?;
+    let count = of.experts.len().max(1);
+    let chosen = with_elements(&scores, |scores| {
+        let choose = |row| choose(of, bias.as_deref(), row).into_iter().map(|(expert, _)| expert);
+        scores.chunks(count).map(|row| choose(row).collect()).collect()
+    })?;
+    Ok((logits, chosen))
+}
+
+impl Weights {
+    /// The experts that each row that was heard goes to, the first choice first; what was listened to is
+    /// the input of the router of `of`.
+    pub(crate) fn choices(&self, of: &data::Experts) -> Result<Vec<Vec<usize>>> {
+        let silent = self.fresh().listening(std::iter::empty());
+        let mut all = Vec::new();
+        for (_, rows) in self.so_far() {
+            all.extend(route(of, &silent, &rows)?.1);
+        }
+        Ok(all)
+    }
 }
 
 fn score(scores: data::Scores, row: &mut [f32]) {

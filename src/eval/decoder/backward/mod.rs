@@ -21,7 +21,7 @@ pub(crate) use weights::Weights;
 
 use super::tensors::{failed, width};
 use crate::error::{Error, Result};
-use crate::model::architectures::{self, Architecture, Layer, MapInput};
+use crate::model::architectures::{self, Architecture, Layer, MapInput, Mlp};
 use crate::model::{Checkpoint, Source};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
@@ -112,6 +112,24 @@ impl<'a> Backward<'a> {
     /// What goes into the linear maps of a layer.
     pub(crate) fn layer_inputs(&self, number: usize) -> Result<Vec<MapInput>> {
         self.data.layers.get(number).map(Layer::inputs).ok_or_else(no_layer)
+    }
+
+    /// The weight that names what a layer's router reads, or would read: that of the router, or the first
+    /// of the MLP's.
+    pub(crate) fn router_input(&self, number: usize) -> Result<&str> {
+        let layer = self.data.layers.get(number).ok_or_else(no_layer)?;
+        let first = match &layer.mlp {
+            Some(Mlp::Dense(of)) => of.up.parts.first(),
+            Some(Mlp::Experts(of)) => of.router.parts.first(),
+            None => None,
+        };
+        let first = first.map(|part| part.weight.as_str());
+        first.ok_or_else(|| Error::input("a layer without an MLP").fact("layer", number))
+    }
+
+    /// The architecture.
+    pub(crate) fn architecture(&self) -> &Architecture {
+        &self.data
     }
 
     /// What goes into the linear maps before the first layer, and into those behind the last, the head

@@ -54,6 +54,11 @@ impl Weights {
         self.heard.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same, while more may follow.
+    pub(super) fn so_far(&self) -> Vec<(String, Tensor)> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn hear(&self, of: &data::Linear, x: &Tensor) {
         let first = of.parts.first().map(|part| &part.weight);
         if let Some(first) = first.filter(|first| self.listening.contains(*first)) {

@@ -1,0 +1,675 @@
+//! Mixtures of experts: the recipes of mergekit-moe, and surgery on mixtures.
+
+use super::raw::RawList;
+use super::reference::{self, RawReference};
+use super::sources::{At, Sources};
+use super::{Layout, Located, Recipe};
+use crate::error::{Error, Result, nearest};
+use crate::model::GateMode;
+use schemars::JsonSchema;
+use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
+use std::fmt;
+
+/// Dense models that become the experts of a mixture, or join one.
+#[derive(Clone, Debug)]
+pub struct Mixture {
+    /// The routed experts.
+    pub experts: Vec<Expert>,
+    /// The shared experts, which every token goes through.
+    pub shared: Vec<Expert>,
+    /// Where the list of experts stands.
+    pub at: Located<()>,
+    /// Whether the recipe's base is a mixture that the experts join.
+    pub joins: bool,
+    /// `gate_mode`.
+    pub gates: Located<GateMode>,
+    /// A factor on the routers' rows.
+    pub gate_scale: f64,
+    /// What ridge regression adds to the diagonal, by the mean of the diagonal.
+    pub ridge: f64,
+    /// `experts_per_token`.
+    pub chosen: Option<Located<usize>>,
+    /// `architecture`: the family, or the beginning of its name.
+    pub architecture: Option<Located<String>>,
+    /// Whether everything besides the MLPs is the average of the experts'; else it is the base's.
+    pub average: bool,
+}
+
+/// A dense model that becomes an expert.
+#[derive(Clone, Debug)]
+pub struct Expert {
+    /// The model.
+    pub model: Located<String>,
+    /// Texts of the kind that is to be routed to it.
+    pub positive: Vec<Texts>,
+    /// Texts of the kind that is not.
+    pub negative: Vec<Texts>,
+    /// The standard deviation of noise on its weights.
+    pub noise_scale: Option<f64>,
+    /// A factor on what it gives.
+    pub residual_scale: Option<f64>,
+}
+
+/// Texts for a gate.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Texts {
+    /// They stand in the recipe.
+    Here(Vec<String>),
+    /// They stand in a file: texts, or JSON objects with a `text`, one a line.
+    File(Located<String>),
+}
+
+/// What is made of a mixture, the recipe's base.
+#[derive(Clone, Debug)]
+pub enum Surgery {
+    /// A dense model.
+    Extract {
+        /// Which experts it is made of; their average if they are several.
+        experts: Located<Take>,
+        /// `architecture`: the dense family, where it is not the usual one.
+        architecture: Option<Located<String>>,
+    },
+    /// A mixture of fewer experts.
+    Drop {
+        /// Which are left out.
+        experts: Located<Dropped>,
+        /// Whether rows of routers are scaled to the length that they had on average.
+        renormalise: bool,
+        /// `experts_per_token`.
+        chosen: Option<Located<usize>>,
+    },
+}
+
+/// Experts that a dense model is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// These routed ones.
+    Numbers(Vec<usize>),
+    /// All routed ones.
+    All,
+    /// The shared one.
+    Shared,
+}
+
+/// Experts that are left out of a mixture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// The same of every layer.
+    Numbers(Vec<usize>),
+    /// Those of each layer that the fewest tokens were routed to.
+    LeastRouted {
+        /// How many.
+        count: usize,
+        /// The routing: a report of `cognate route`, or a lineage; the mixture's own if none.
+        routing: Option<String>,
+    },
+}
+
+impl Mixture {
+    /// The experts, routed and shared, each with its key.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (String, &Expert)> {
+        let routed = self.experts.iter().enumerate();
+        let shared = self.shared.iter().enumerate();
+        let routed = routed.map(|(i, expert)| (format!("experts[{i}]"), expert));
+        routed.chain(shared.map(|(i, expert)| (format!("shared_experts[{i}]"), expert)))
+    }
+}
+
+/// An entry of `experts` or `shared_experts`.
+#[derive(serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Expert")]
+pub(super) struct RawExpert {
+    /// The dense model: a folder, a GGUF file, `owner/name` on the Hub, or the name of a stage;
+    /// `+ADAPTER` behind it adds a LoRA adapter.
+    #[serde(deserialize_with = "reference::required")]
+    #[schemars(with = "RawReference")]
+    source_model: At<String>,
+    /// Texts of the kind that is to be routed to the expert; or a file of texts (.txt) or JSON objects
+    /// with a `text` (.jsonl), one a line.
+    positive_prompts: Option<At<RawList>>,
+    /// Texts of the kind that is not.
+    negative_prompts: Option<At<RawList>>,
+    /// A file, or files, of more positive texts.
+    data: Option<At<RawList>>,
+    /// The standard deviation of noise that is added to the expert's weights.
+    #[schemars(range(min = 0.0))]
+    noise_scale: Option<At<f64>>,
+    /// A factor on what the expert gives.
+    residual_scale: Option<At<f64>>,
+}
+
+/// The value of `extract`.
+#[derive(JsonSchema)]
+#[schemars(untagged, rename = "Extract")]
+pub(super) enum RawExtract {
+    /// One expert, counted from 0.
+    One(u64),
+    /// The average of several.
+    Several(Vec<u64>),
+    /// `all`, or `shared`.
+    Word(String),
+}
+
+/// The value of `drop`.
+#[derive(JsonSchema)]
+#[schemars(untagged, rename = "Drop")]
+pub(super) enum RawDrop {
+    /// The experts, counted from 0.
+    Numbers(Vec<u64>),
+    /// Those of each layer that the fewest tokens are routed to.
+    Least(RawLeast),
+}
+
+/// The value of `drop`, by routing.
+#[derive(serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "LeastRouted")]
+pub(super) struct RawLeast {
+    /// How many experts of each layer.
+    #[schemars(range(min = 1))]
+    least_routed: At<u64>,
+    /// What `cognate route --json` wrote, or a `lineage.json`; the mixture's own by default.
+    routing: Option<At<String>>,
+}
+
+struct Numbers;
+
+impl<'de> Visitor<'de> for Numbers {
+    type Value = RawExtract;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the number of an expert, a list of them, `all` or `shared`")
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<RawExtract, E> {
+        Ok(RawExtract::One(number))
+    }
+
+    fn visit_str<E>(self, word: &str) -> Result<RawExtract, E> {
+        Ok(RawExtract::Word(word.to_string()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawExtract, A::Error> {
+        let mut numbers = Vec::new();
+        while let Some(number) = seq.next_element()? {
+            numbers.push(number);
+        }
+        Ok(RawExtract::Several(numbers))
+    }
+}
+
+impl<'de> Deserialize<'de> for RawExtract {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Numbers)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawDrop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = RawDrop;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of experts' numbers, or a mapping with `least_routed`")
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<RawDrop, E> {
+                Ok(RawDrop::Numbers(vec![number]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawDrop, A::Error> {
+                let mut numbers = Vec::new();
+                while let Some(number) = seq.next_element()? {
+                    numbers.push(number);
+                }
+                Ok(RawDrop::Numbers(numbers))
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<RawDrop, A::Error> {
+                let map = serde::de::value::MapAccessDeserializer::new(map);
+                RawLeast::deserialize(map).map(RawDrop::Least)
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+/// The keys of mixtures.
+#[derive(Default)]
+pub(super) struct RawMixture {
+    pub(super) experts: Option<At<Vec<RawExpert>>>,
+    pub(super) shared_experts: Option<At<Vec<RawExpert>>>,
+    pub(super) gate_mode: Option<At<String>>,
+    pub(super) gate_scale: Option<At<f64>>,
+    pub(super) gate_ridge: Option<At<f64>>,
+    pub(super) experts_per_token: Option<At<i64>>,
+    pub(super) architecture: Option<At<String>>,
+    pub(super) attention: Option<At<String>>,
+    pub(super) mixture: Option<At<String>>,
+    pub(super) extract: Option<At<RawExtract>>,
+    pub(super) drop: Option<At<RawDrop>>,
+    pub(super) renormalise: Option<At<bool>>,
+}
+
+impl RawMixture {
+    /// Whether the recipe is about a mixture.
+    pub(super) fn is_given(&self) -> bool {
+        self.first().is_some()
+    }
+
+    /// The first of its keys that is given, with its place.
+    fn first(&self) -> Option<(&'static str, At<()>)> {
+        fn place<T>(of: &Option<At<T>>) -> Option<At<()>> {
+            of.as_ref().map(At::place)
+        }
+        let all = [
+            ("experts", place(&self.experts)),
+            ("mixture", place(&self.mixture)),
+            ("shared_experts", place(&self.shared_experts)),
+            ("gate_mode", place(&self.gate_mode)),
+            ("experts_per_token", place(&self.experts_per_token)),
+            ("attention", place(&self.attention)),
+            ("gate_scale", place(&self.gate_scale)),
+            ("gate_ridge", place(&self.gate_ridge)),
+            ("extract", place(&self.extract)),
+            ("drop", place(&self.drop)),
+            ("renormalise", place(&self.renormalise)),
+            ("architecture", place(&self.architecture)),
+        ];
+        all.into_iter().find_map(|(key, at)| Some((key, at?)))
+    }
+}
+
+/// What reads the keys of one recipe.
+struct Reader<'a> {
+    sources: &'a Sources,
+    warnings: Vec<String>,
+}
+
+/// The layout of a recipe about a mixture, its base, and likely mistakes.
+///
+/// # Errors
+/// Keys are missing, do not go together, or have values that they cannot have.
+pub(super) fn layout(
+    sources: &Sources,
+    at: &Located<()>,
+    mut raw: RawMixture,
+    base: Option<Located<String>>,
+) -> Result<(Layout, Located<String>, Vec<String>)> {
+    let mut reader = Reader { sources, warnings: Vec::new() };
+    let mixture = raw.mixture.take().map(|model| sources.locate(model));
+    if let (Some(_), Some(base)) = (&mixture, &base) {
+        return Err(base
+            .error("a recipe has both `mixture` and `base_model`")
+            .key("base_model")
+            .hint("what is made of a mixture has the mixture as its base: remove `base_model`"));
+    }
+    let (layout, base) = match (mixture, raw.experts.is_some()) {
+        (None, false) => {
+            let (key, place) = raw.first().unwrap_or(("experts", At::nowhere(())));
+            let place = sources.locate(place);
+            return Err(place
+                .error(format!("`{key}` stands in a recipe without `experts`"))
+                .key(key)
+                .hint("list the models that become experts: `experts: [{source_model: MODEL, positive_prompts: [TEXT]}]`"));
+        }
+        (None, true) => {
+            let base = base.ok_or_else(|| {
+                at.error("the key `base_model` is missing").key("base_model").hint(
+                    "name the model that attention, norms, embeddings and tokenizer come from",
+                )
+            })?;
+            (reader.mixture(raw, false)?, base)
+        }
+        (Some(mixture), true) => (reader.mixture(raw, true)?, mixture),
+        (Some(mixture), false) => (reader.surgery(raw, &mixture)?, mixture),
+    };
+    Ok((layout, base, reader.warnings))
+}
+
+/// Refuses keys that have no meaning in a recipe of this kind.
+fn refuse(sources: &Sources, raw: RawMixture, kind: &str) -> Result<()> {
+    let Some((key, place)) = raw.first() else { return Ok(()) };
+    let place = sources.locate(place);
+    Err(place
+        .error(format!("`{key}` has no meaning in a recipe with {kind}"))
+        .key(key)
+        .hint("remove it"))
+}
+
+impl Reader<'_> {
+    fn mixture(&mut self, mut raw: RawMixture, joins: bool) -> Result<Layout> {
+        let gates = self.gates(raw.gate_mode.take())?;
+        let list = raw.experts.take().map(|list| self.sources.locate(list));
+        let list = list.ok_or_else(|| Error::internal("a mixture without experts was read"))?;
+        let at = list.map(());
+        if list.value.is_empty() {
+            return Err(at
+                .error("`experts` is empty")
+                .key("experts")
+                .hint("list a model: `- source_model: MODEL`"));
+        }
+        let experts = self.experts("experts", list.value)?;
+        let shared = match raw.shared_experts.take() {
+            Some(_) if joins => {
+                let error = at.error("shared experts cannot join a mixture");
+                return Err(error.key("shared_experts").hint("remove the key"));
+            }
+            Some(list) => self.experts("shared_experts", self.sources.locate(list).value)?,
+            None => Vec::new(),
+        };
+        let gate_scale = self.number("gate_scale", raw.gate_scale.take(), f64::MIN_POSITIVE)?;
+        let ridge = self.number("gate_ridge", raw.gate_ridge.take(), f64::MIN_POSITIVE)?;
+        if let (Some(place), true) = (&ridge, gates.value != GateMode::Ridge) {
+            let error = place.error("`gate_ridge` stands beside gates that are no regression");
+            return Err(error.key("gate_ridge").hint("remove it, or write `gate_mode: ridge`"));
+        }
+        let average = match raw.attention.take().map(|word| self.sources.locate(word)) {
+            None => false,
+            Some(word) => match word.value.as_str() {
+                "base" => false,
+                "merge" if !joins => true,
+                other => {
+                    return Err(word
+                        .error("the attention of a mixture comes from elsewhere")
+                        .key("attention")
+                        .expected(if joins { "base" } else { "base or merge" }, other)
+                        .hint("`base`: that of base_model; `merge`: the average of the experts'"));
+                }
+            },
+        };
+        let chosen = self.chosen(raw.experts_per_token.take())?;
+        let architecture = raw.architecture.take().map(|name| self.sources.locate(name));
+        if let (Some(name), true) = (&architecture, joins) {
+            let error = name.error("an expert that joins a mixture cannot change its family");
+            return Err(error.key("architecture").hint("remove the key"));
+        }
+        refuse(self.sources, raw, "`experts`")?;
+        let mixture = Mixture {
+            experts,
+            shared,
+            at,
+            joins,
+            gates,
+            gate_scale: gate_scale.map_or(1.0, |at| at.value),
+            ridge: ridge.map_or(GateMode::RIDGE, |at| at.value),
+            chosen,
+            architecture,
+            average,
+        };
+        self.check_counts(&mixture)?;
+        self.check_prompts(&mixture)?;
+        Ok(Layout::Mixture(Box::new(mixture)))
+    }
+
+    fn gates(&self, raw: Option<At<String>>) -> Result<Located<GateMode>> {
+        let Some(word) = raw.map(|word| self.sources.locate(word)) else {
+            return Ok(self.sources.locate(At::nowhere(GateMode::HiddenLast)));
+        };
+        if let Some(mode) = GateMode::parse(&word.value) {
+            return Ok(word.map(mode));
+        }
+        let names = GateMode::NAMES.iter().map(|(name, _)| *name);
+        let error = word
+            .error(format!("unknown gate mode `{}`", word.value))
+            .key("gate_mode")
+            .fact("expected", format!("one of {}", names.clone().collect::<Vec<_>>().join(", ")));
+        Err(match nearest(&word.value, names) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.hint("without `gate_mode` it is `hidden`"),
+        })
+    }
+
+    /// A number that is finite and at least `least`.
+    fn number(&self, key: &str, raw: Option<At<f64>>, least: f64) -> Result<Option<Located<f64>>> {
+        let Some(number) = raw.map(|number| self.sources.locate(number)) else { return Ok(None) };
+        if number.value.is_finite() && number.value >= least {
+            return Ok(Some(number));
+        }
+        let expected = match least {
+            least if least == f64::MIN => "a finite number".to_string(),
+            0.0 => "a number of 0 or more".to_string(),
+            _ => "a number above 0".to_string(),
+        };
+        Err(number.error("a number is out of its range").key(key).expected(expected, number.value))
+    }
+
+    fn chosen(&self, raw: Option<At<i64>>) -> Result<Option<Located<usize>>> {
+        let Some(number) = raw.map(|number| self.sources.locate(number)) else { return Ok(None) };
+        match usize::try_from(number.value) {
+            Ok(count) if count > 0 => Ok(Some(number.map(count))),
+            _ => Err(number
+                .error("a token goes to one expert at least")
+                .key("experts_per_token")
+                .expected("1 or more", number.value)),
+        }
+    }
+
+    fn experts(&self, key: &str, raw: Vec<RawExpert>) -> Result<Vec<Expert>> {
+        let raw = raw.into_iter().enumerate();
+        raw.map(|(i, expert)| self.expert(&format!("{key}[{i}]"), expert)).collect()
+    }
+
+    fn expert(&self, key: &str, raw: RawExpert) -> Result<Expert> {
+        let model = self.sources.locate(raw.source_model);
+        let model = super::validate::model_reference(&format!("{key}.source_model"), model)?;
+        let mut positive: Vec<Texts> = self.prompts(raw.positive_prompts).into_iter().collect();
+        if let Some(files) = raw.data {
+            positive.extend(files.located(self.sources).into_iter().map(Texts::File));
+        }
+        for texts in &positive {
+            if let Texts::File(file) = texts
+                && file.value.trim().is_empty()
+            {
+                return Err(file.error("a path is empty").key(key).hint("name a file of texts"));
+            }
+        }
+        let noise = self.number(&format!("{key}.noise_scale"), raw.noise_scale, 0.0)?;
+        let residual =
+            self.number(&format!("{key}.residual_scale"), raw.residual_scale, f64::MIN)?;
+        Ok(Expert {
+            model,
+            positive,
+            negative: self.prompts(raw.negative_prompts).into_iter().collect(),
+            noise_scale: noise.map(|at| at.value).filter(|scale| *scale != 0.0),
+            residual_scale: residual.map(|at| at.value).filter(|scale| *scale != 1.0),
+        })
+    }
+
+    /// Texts that stand in a list, or in the file of a name.
+    fn prompts(&self, raw: Option<At<RawList>>) -> Option<Texts> {
+        let raw = self.sources.locate(raw?);
+        let at = raw.map(());
+        match raw.value {
+            RawList::One(file) => Some(Texts::File(at.map(file))),
+            RawList::List(texts) if texts.is_empty() => None,
+            RawList::List(texts) => {
+                Some(Texts::Here(texts.into_iter().map(|text| text.value).collect()))
+            }
+        }
+    }
+
+    fn check_counts(&self, mixture: &Mixture) -> Result<()> {
+        let count = mixture.experts.len();
+        let Some(chosen) = mixture.chosen.as_ref().filter(|_| !mixture.joins) else {
+            let least = 2;
+            if count < least && !mixture.joins {
+                return Err(mixture
+                    .at
+                    .error("a mixture has fewer experts than a token goes to")
+                    .key("experts")
+                    .expected(format!("{least} or more, without `experts_per_token`"), count)
+                    .hint("list more experts, or write `experts_per_token: 1`"));
+            }
+            return Ok(());
+        };
+        if count >= chosen.value {
+            return Ok(());
+        }
+        Err(chosen
+            .error("a mixture has fewer experts than a token goes to")
+            .key("experts_per_token")
+            .expected(format!("at most {count}, the number of experts"), chosen.value)
+            .hint(format!("write `experts_per_token: {count}`, or list more experts")))
+    }
+
+    fn check_prompts(&mut self, mixture: &Mixture) -> Result<()> {
+        let (gates, name) = (mixture.gates.value, mixture.gates.value.name());
+        if gates.is_random() {
+            return Ok(());
+        }
+        let routed = mixture.experts.iter().enumerate();
+        if let Some((i, expert)) = routed.clone().find(|(_, expert)| expert.positive.is_empty()) {
+            return Err(expert
+                .model
+                .error(format!("gates of mode `{name}` need texts for every expert"))
+                .key(format!("experts[{i}].positive_prompts"))
+                .hint(
+                    "add `positive_prompts: [TEXT]` or `data: FILE`, or choose `gate_mode: random`",
+                ));
+        }
+        if let (GateMode::Ridge, Some((i, expert))) =
+            (gates, routed.clone().find(|(_, expert)| !expert.negative.is_empty()))
+        {
+            return Err(expert
+                .model
+                .error("negative prompts have no place in a regression")
+                .key(format!("experts[{i}].negative_prompts"))
+                .hint("what is not an expert's is what is another's: remove the key"));
+        }
+        let gated = mixture.shared.iter().filter(|expert| !expert.positive.is_empty()).count();
+        if gated != 0 && gated != mixture.shared.len() {
+            let error =
+                mixture.shared[0].model.error("some shared experts have prompts, some none");
+            return Err(error.key("shared_experts").hint("give them to all, or to none"));
+        }
+        let texts = |expert: &Expert| (expert.positive.clone(), expert.negative.clone());
+        let place = |texts: &Texts| match texts {
+            Texts::Here(texts) => texts.clone(),
+            Texts::File(file) => vec![format!("\0{}", file.value)],
+        };
+        let plain = |expert: &Expert| {
+            let (positive, negative) = texts(expert);
+            [positive, negative].map(|all| all.iter().flat_map(place).collect::<Vec<_>>())
+        };
+        let all: Vec<_> = mixture.experts.iter().map(plain).collect();
+        if all.len() > 1 && all.iter().all(|texts| *texts == all[0]) {
+            return Err(mixture
+                .at
+                .error("the prompts of all experts are identical")
+                .key("experts")
+                .hint("give each expert texts of what is to be routed to it"));
+        }
+        for (i, texts) in all.iter().enumerate() {
+            if let Some(other) = all[..i].iter().position(|other| other == texts) {
+                self.warnings.push(format!(
+                    "the experts {other} and {i} have the same prompts: tokens cannot tell them apart"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn surgery(&mut self, mut raw: RawMixture, mixture: &Located<String>) -> Result<Layout> {
+        let (extract, dropped) = (raw.extract.take(), raw.drop.take());
+        let surgery = match (extract, dropped) {
+            (Some(take), None) => Surgery::Extract {
+                experts: self.take(take)?,
+                architecture: raw.architecture.take().map(|name| self.sources.locate(name)),
+            },
+            (None, Some(dropped)) => Surgery::Drop {
+                experts: self.dropped(dropped)?,
+                renormalise: raw.renormalise.take().is_none_or(|flag| flag.value),
+                chosen: self.chosen(raw.experts_per_token.take())?,
+            },
+            (None, None) => {
+                return Err(mixture
+                    .error("a recipe with a mixture does not say what to make of it")
+                    .key("mixture")
+                    .expected("one of extract, drop, experts", "none")
+                    .hint("`extract: 0` takes an expert out, `drop: [0]` leaves one out, `experts` adds some"));
+            }
+            (Some(_), Some(_)) => {
+                return Err(mixture
+                    .error("`extract` and `drop` stand in one recipe")
+                    .key("drop")
+                    .hint("use two stages, or one of the two"));
+            }
+        };
+        refuse(
+            self.sources,
+            raw,
+            match surgery {
+                Surgery::Extract { .. } => "`extract`",
+                Surgery::Drop { .. } => "`drop`",
+            },
+        )?;
+        Ok(Layout::Surgery(Box::new(surgery)))
+    }
+
+    fn take(&self, raw: At<RawExtract>) -> Result<Located<Take>> {
+        let raw = self.sources.locate(raw);
+        let at = raw.map(());
+        let take = match raw.value {
+            RawExtract::One(number) => Take::Numbers(vec![number as usize]),
+            RawExtract::Several(numbers) => Take::Numbers(distinct(&at, "extract", numbers)?),
+            RawExtract::Word(word) => match word.as_str() {
+                "all" => Take::All,
+                "shared" => Take::Shared,
+                _ => {
+                    return Err(at
+                        .error("no expert has this name")
+                        .key("extract")
+                        .expected("a number, a list of numbers, all or shared", word));
+                }
+            },
+        };
+        Ok(at.map(take))
+    }
+
+    fn dropped(&self, raw: At<RawDrop>) -> Result<Located<Dropped>> {
+        let raw = self.sources.locate(raw);
+        let at = raw.map(());
+        let dropped = match raw.value {
+            RawDrop::Numbers(numbers) => Dropped::Numbers(distinct(&at, "drop", numbers)?),
+            RawDrop::Least(least) => {
+                let count = self.sources.locate(least.least_routed);
+                if count.value == 0 {
+                    let error = count.error("no expert is left out").key("drop.least_routed");
+                    return Err(error.expected("1 or more", 0));
+                }
+                let routing = least.routing.map(|file| file.value);
+                Dropped::LeastRouted { count: count.value as usize, routing }
+            }
+        };
+        Ok(at.map(dropped))
+    }
+}
+
+/// Numbers of experts, none twice.
+fn distinct(at: &Located<()>, key: &str, numbers: Vec<u64>) -> Result<Vec<usize>> {
+    let mut found: Vec<usize> = Vec::new();
+    for number in numbers {
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        if found.contains(&number) {
+            return Err(at.error("an expert is named twice").key(key).fact("expert", number));
+        }
+        found.push(number);
+    }
+    if found.is_empty() {
+        return Err(at.error("no expert is named").key(key).hint("experts are counted from 0"));
+    }
+    Ok(found)
+}
+
+impl Recipe {
+    /// The mixture that is made, or that experts join.
+    pub(crate) fn mixture(&self) -> Option<&Mixture> {
+        match &self.layout {
+            Layout::Mixture(mixture) => Some(mixture),
+            _ => None,
+        }
+    }
+}
