@@ -93,6 +93,11 @@ impl Digests {
         slot.is_some_and(|slot| !slot.claimed.swap(true, Ordering::Relaxed))
     }
 
+    /// The digest of a tensor, where it is known already.
+    pub(super) fn known(&self, model: usize, tensor: &str) -> Option<Digest> {
+        self.models[model].get(tensor)?.digest.get().copied()
+    }
+
     /// Sets the digest of a claimed tensor.
     pub(super) fn set(&self, model: usize, tensor: &str, digest: Digest) {
         if let Some(slot) = self.models[model].get(tensor) {

@@ -32,7 +32,17 @@ const RELEASE_EVERY: usize = 8;
 /// A running hash: of the output, or of an input that this job claimed.
 struct Hash<'a> {
     input: Option<(usize, &'a dyn Source)>,
+    /// Whether it is the output's as well, which is a copy of the input.
+    shared: bool,
     state: Sha256,
+}
+
+/// The input whose stored bytes the output is, if it is such a copy.
+fn copied(job: &Job, map: &Map, inputs: &[&dyn Source]) -> Option<usize> {
+    let Map::Copy(input) = map else { return None };
+    let source = inputs[*input];
+    let same = source.spec().dtype == job.output.dtype && source.stored().is_some();
+    (same && source.parts().len() == 1).then_some(*input)
 }
 
 impl Context<'_> {
@@ -84,7 +94,12 @@ impl Context<'_> {
         let io = self.io(job, &sources, &streams, lanes).with_thresholds(thresholds);
         let map = job.map(&io)?;
         let inputs = &sources[..job.streamed()];
-        let mut hashes = self.hashes(job, inputs);
+        let copied = copied(job, &map, inputs);
+        let known = copied.and_then(|input| self.known(&job.inputs[input], inputs[input]));
+        let mut hashes = match known {
+            Some(_) => Vec::new(),
+            None => self.hashes(job, inputs, copied),
+        };
         let unwritten = Unwritten::default();
         let mut made: Vec<Arc<Block>> = Vec::new();
         let mut hashed = 0..0;
@@ -108,15 +123,23 @@ impl Context<'_> {
             made = written?;
             hashed = window;
         }
-        let mut digest = None;
+        let mut digest = known.filter(|_| self.hash_outputs);
+        let set = |input: usize, value: Digest| {
+            if let Some(digests) = self.digests {
+                let part = inputs[input].parts().first().copied().unwrap_or_default();
+                digests.set(job.inputs[input].model, part, value);
+            }
+        };
         for hash in hashes {
             let value: Digest = hash.state.finalize().into();
-            match (hash.input, self.digests) {
-                (Some((i, source)), Some(digests)) => {
-                    let part = source.parts().first().copied().unwrap_or_default();
-                    digests.set(job.inputs[i].model, part, value);
+            match (hash.input, hash.shared) {
+                (Some((input, _)), false) => set(input, value),
+                (None, false) => digest = Some(value),
+                // The output is the input's bytes.
+                (input, true) => {
+                    digest = digest.or(self.hash_outputs.then_some(value));
+                    input.into_iter().for_each(|(input, _)| set(input, value));
                 }
-                _ => digest = Some(value),
             }
         }
         if let Some(digest) = digest {
@@ -125,11 +148,23 @@ impl Context<'_> {
         Ok(digest)
     }
 
-    /// The hashes this job computes: the output's, and those of inputs nobody has claimed.
-    fn hashes<'a>(&self, job: &Job, inputs: &[&'a dyn Source]) -> Vec<Hash<'a>> {
+    /// The digest of a stored input, where the cache knows it.
+    fn known(&self, input: &Input, source: &dyn Source) -> Option<Digest> {
+        let parts = source.parts();
+        self.digests?.known(input.model, parts.first()?)
+    }
+
+    /// The hashes this job computes: the output's, and those of inputs nobody has claimed. Where the output
+    /// is a copy of the input `copied`, one hash serves both.
+    fn hashes<'a>(
+        &self,
+        job: &Job,
+        inputs: &[&'a dyn Source],
+        copied: Option<usize>,
+    ) -> Vec<Hash<'a>> {
         let mut hashes = Vec::new();
         if self.hash_outputs {
-            hashes.push(Hash { input: None, state: Sha256::new() });
+            hashes.push(Hash { input: None, shared: false, state: Sha256::new() });
         }
         if let Some(digests) = self.digests {
             for (i, source) in inputs.iter().enumerate() {
@@ -137,7 +172,11 @@ impl Context<'_> {
                 let parts = source.parts();
                 let [part] = parts[..] else { continue };
                 if source.stored().is_some() && digests.claim(job.inputs[i].model, part) {
-                    hashes.push(Hash { input: Some((i, *source)), state: Sha256::new() });
+                    let shared = copied == Some(i);
+                    if shared {
+                        hashes.clear();
+                    }
+                    hashes.push(Hash { input: Some((i, *source)), shared, state: Sha256::new() });
                 }
             }
         }
