@@ -1,5 +1,6 @@
 //! Output blocks: memory laid out so that its whole pages can go to the disk as they are.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 /// What offsets, lengths and addresses of a write that passes the page cache are multiples of. The
@@ -13,6 +14,13 @@ pub(super) struct Block {
     start: usize,
     length: usize,
     offset: u64,
+    copy_of: Option<Stretch>,
+}
+
+/// Where in a file the bytes of a block stand already.
+pub(super) struct Stretch {
+    pub(super) file: PathBuf,
+    pub(super) offset: u64,
 }
 
 impl Block {
@@ -24,6 +32,16 @@ impl Block {
     /// The same, to be filled in.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.memory[self.start..self.start + self.length]
+    }
+
+    /// Says that the bytes stand in a file already.
+    pub(super) fn set_copy_of(&mut self, stretch: Option<Stretch>) {
+        self.copy_of = stretch;
+    }
+
+    /// Where the bytes stand already, if they do.
+    pub(super) fn copy_of(&self) -> Option<&Stretch> {
+        self.copy_of.as_ref()
     }
 
     /// Where the block goes in its shard.
@@ -46,7 +64,7 @@ impl Blocks {
             memory.resize(room, 0);
         }
         let start = memory.as_ptr().align_offset(PAGE) + (offset % PAGE as u64) as usize;
-        Block { memory, start, length, offset }
+        Block { memory, start, length, offset, copy_of: None }
     }
 
     /// Takes the memory of a block back, once its last user is done with it.

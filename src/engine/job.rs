@@ -1,6 +1,6 @@
 //! Runs one job: the method's reductions, then its map over every chunk, written and hashed hot.
 
-use super::blocks::Block;
+use super::blocks::{Block, Stretch};
 use super::digests::{Digest, Digests};
 use super::shard_files::{Queue, Unwritten};
 
@@ -208,6 +208,13 @@ impl Context<'_> {
                     io.map_chunk(map, chunk, |_, _| Ok(()))?;
                 }
                 block.bytes_mut().copy_from_slice(&stored[first..end]);
+                if let Map::Copy(input) = map
+                    && self.output.clones()
+                    && let Some((file, start)) = inputs[*input].stored_at()
+                {
+                    let (file, offset) = (file.to_path_buf(), start + first as u64);
+                    block.set_copy_of(Some(Stretch { file, offset }));
+                }
             }
             (None, Some(float)) => self.encode(float, io, map, chunk, block.bytes_mut())?,
             (None, None) => {

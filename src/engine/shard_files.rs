@@ -39,6 +39,8 @@ pub(super) struct ShardFiles<'a> {
     queued: Mutex<Vec<Queued>>,
     /// The first failure of a writer.
     failure: OnceLock<Error>,
+    /// Whether the file system can let two files share what they hold.
+    clones: bool,
 }
 
 /// What every block of a tensor shares until it is written.
@@ -57,6 +59,8 @@ struct ShardFile {
     direct: Option<File>,
     /// Whether such writes turned out to be refused.
     refused: AtomicBool,
+    /// Whether copies by the kernel turned out to be refused.
+    unshared: AtomicBool,
 }
 
 /// A block on its way to a shard.
@@ -84,6 +88,7 @@ impl<'a> ShardFiles<'a> {
             cached: AtomicU64::new(0),
             queued: Mutex::default(),
             failure: OnceLock::new(),
+            clones: clones(staging.folder()),
         })
     }
 
@@ -126,9 +131,8 @@ impl<'a> ShardFiles<'a> {
 
     fn write(&self, shard: usize, block: &Block) -> Result<()> {
         let shard = &self.shards[shard];
-        let cached = shard
-            .write(block.offset(), block.bytes())
-            .map_err(|e| Error::io("write a shard", &shard.path, &e))?;
+        let cached =
+            shard.write_block(block).map_err(|e| Error::io("write a shard", &shard.path, &e))?;
         let before = self.cached.fetch_add(cached, Ordering::Relaxed);
         if before / FLUSH_EVERY != (before + cached) / FLUSH_EVERY {
             // So that the disk works while the merge does. An error comes up again at the last sync.
@@ -165,6 +169,11 @@ impl Queue<'_> {
     /// A block of `length` bytes for this offset of a shard.
     pub(super) fn block(&self, offset: u64, length: usize) -> Block {
         self.files.blocks.take(offset, length)
+    }
+
+    /// Whether it helps to know where the bytes of a block stand already.
+    pub(super) fn clones(&self) -> bool {
+        self.files.clones
     }
 
     /// Hands a block to the writers; waits while they have enough of them.
@@ -207,7 +216,32 @@ impl ShardFile {
         reserve(&file, shard.size).map_err(failed)?;
         write_at(&file, &shard.header, 0).map_err(failed)?;
         let direct = open_direct(&path);
-        Ok(Self { path, file, direct, refused: AtomicBool::new(false) })
+        let [refused, unshared] = [const { AtomicBool::new(false) }; 2];
+        Ok(Self { path, file, direct, refused, unshared })
+    }
+
+    /// Writes a block; what of it stands in another file already is copied by the kernel, in whole pages,
+    /// where these lie alike in both files. Returns how many bytes went through the page cache.
+    fn write_block(&self, block: &Block) -> io::Result<u64> {
+        let (offset, bytes) = (block.offset(), block.bytes());
+        let Some(from) = block.copy_of().filter(|from| alike(from.offset, offset)) else {
+            return self.write(offset, bytes);
+        };
+        let before = (offset.next_multiple_of(PAGE as u64) - offset) as usize;
+        let whole = bytes.len().saturating_sub(before) / PAGE * PAGE;
+        if whole < DIRECT_FROM || self.unshared.load(Ordering::Relaxed) {
+            return self.write(offset, bytes);
+        }
+        let skipped = before as u64;
+        if copy(&from.file, from.offset + skipped, &self.file, offset + skipped, whole).is_err() {
+            // Another file system, or one that does not do this after all: nothing is lost.
+            self.unshared.store(true, Ordering::Relaxed);
+            return self.write(offset, bytes);
+        }
+        let last = before + whole;
+        write_at(&self.file, &bytes[..before], offset)?;
+        write_at(&self.file, &bytes[last..], offset + last as u64)?;
+        Ok((before + bytes.len() - last) as u64)
     }
 
     /// Writes bytes at an offset; returns how many went through the page cache.
@@ -235,6 +269,60 @@ impl ShardFile {
         write_at(&self.file, first, offset)?;
         write_at(&self.file, last, offset + (before + whole) as u64)?;
         Ok((first.len() + last.len()) as u64)
+    }
+}
+
+/// Whether two offsets are the same distance from a page.
+fn alike(a: u64, b: u64) -> bool {
+    a % PAGE as u64 == b % PAGE as u64
+}
+
+/// File systems that copy within themselves without moving the bytes through memory: by sharing blocks
+/// (Btrfs, XFS, bcachefs, OCFS2, ZFS), or on the server (NFS, CIFS). Numbers: `statfs(2)`.
+#[cfg(target_os = "linux")]
+const CLONING: [i64; 8] = [
+    0x9123_683e,
+    0x5846_5342,
+    0xca45_1a4e,
+    0x7461_636f,
+    0x2fc1_2fc1,
+    0x6969,
+    0xff53_4d42,
+    0xfe53_4d42,
+];
+
+fn clones(folder: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        rustix::fs::statfs(folder).is_ok_and(|found| CLONING.contains(&(found.f_type as i64)))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = folder;
+        false
+    }
+}
+
+/// Has the kernel copy a stretch of one file into another.
+fn copy(from: &Path, mut start: u64, to: &File, mut offset: u64, length: usize) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let from = File::open(from)?;
+        let mut left = length;
+        while left > 0 {
+            let done =
+                rustix::fs::copy_file_range(&from, Some(&mut start), to, Some(&mut offset), left)?;
+            if done == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left -= done;
+        }
+        Ok(())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (from, &mut start, to, &mut offset, length);
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -309,7 +397,9 @@ mod tests {
             file.set_len(size as u64).unwrap();
             reserve(&file, size as u64).unwrap();
             let direct = open_direct(&path);
-            let shard = ShardFile { path, file, direct, refused: AtomicBool::new(refused) };
+            let unshared = AtomicBool::new(false);
+            let shard =
+                ShardFile { path, file, direct, refused: AtomicBool::new(refused), unshared };
             let blocks = Blocks::default();
             let mut cached = 0;
             for stretch in stretches(size) {
@@ -320,6 +410,42 @@ mod tests {
             }
             assert!(!refused || cached == size as u64);
             assert!(std::fs::read(&shard.path).unwrap() == wanted, "refused: {refused}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_another_file_is_copied_from_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let size = 6 * DIRECT_FROM + 123;
+        let stored: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+        let path = folder.path().join("input");
+        std::fs::write(&path, &stored).unwrap();
+        // Pages lie alike, or not; the file is there, or not.
+        for (start, offset, there) in
+            [(100, 100, true), (100, PAGE as u64 + 100, true), (7, 9, true), (0, 0, false)]
+        {
+            let length = 4 * DIRECT_FROM + 11;
+            let out = folder.path().join("shard");
+            let file = File::options()
+                .create(true)
+                .truncate(true)
+                .read(true)
+                .write(true)
+                .open(&out)
+                .unwrap();
+            file.set_len(offset + length as u64).unwrap();
+            let [refused, unshared] = [const { AtomicBool::new(false) }; 2];
+            let shard = ShardFile { path: out, file, direct: None, refused, unshared };
+            let mut block = Blocks::default().take(offset, length);
+            let wanted = &stored[start as usize..start as usize + length];
+            block.bytes_mut().copy_from_slice(wanted);
+            let file = if there { path.clone() } else { folder.path().join("gone") };
+            block.set_copy_of(Some(super::super::blocks::Stretch { file, offset: start }));
+            let cached = shard.write_block(&block).unwrap();
+            let copied = there && start % 4096 == offset % 4096;
+            assert_eq!(cached < length as u64, copied, "{start} {offset}");
+            assert_eq!(shard.unshared.load(Ordering::Relaxed), !there);
+            assert!(std::fs::read(&shard.path).unwrap()[offset as usize..] == *wanted);
         }
     }
 

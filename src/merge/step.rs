@@ -152,7 +152,24 @@ impl Step<'_> {
         let mut hasher = Sha256::new();
         let version = env!("CARGO_PKG_VERSION");
         hasher.update(format!("{version} {NUMERICS} {digests:?} {allow_nan}\n{plan}"));
-        for shard in self.models.iter().flat_map(Checkpoint::shards) {
+        // What was computed is the same file again, but for its times.
+        let computed = |model: &Checkpoint| {
+            let found = model.statistics().filter(|found| found.computed.is_some());
+            found.and_then(|found| found.file.clone())
+        };
+        for model in self.models {
+            if let Some(found) = model.statistics().filter(|found| found.computed.is_some()) {
+                let settings = found.computed.as_ref().map(|computed| &computed.settings);
+                let said = serde_json::json!({"metadata": found.metadata, "settings": settings});
+                hasher.update(format!("\ncomputed {said}"));
+            }
+        }
+        let shards = self.models.iter().flat_map(|model| {
+            let computed = computed(model);
+            let is_input = move |path: &Path| computed.as_deref() != Some(path);
+            model.shards().iter().filter(move |shard| is_input(shard.mapping.path()))
+        });
+        for shard in shards {
             let (path, identity) = (shard.mapping.path().display(), shard.mapping.identity());
             hasher.update(format!("\n{path} {} {}", identity.size, identity.stamp));
         }

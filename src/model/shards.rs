@@ -93,6 +93,10 @@ impl Source for StoredTensor {
         Some(&self.shard.mapping.bytes()[self.range.clone()])
     }
 
+    fn stored_at(&self) -> Option<(&Path, u64)> {
+        Some((self.shard.mapping.path(), self.range.start as u64))
+    }
+
     fn origin(&self) -> Option<&Path> {
         Some(self.shard.mapping.path())
     }

@@ -141,6 +141,11 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// Where the stored bytes begin: the file, and the place in it.
+    fn stored_at(&self) -> Option<(&Path, u64)> {
+        None
+    }
+
     /// The stored tensors it is made of, by the names the checkpoint's files store them under.
     fn parts(&self) -> Vec<&str> {
         vec![&self.spec().name]

@@ -29,6 +29,10 @@ impl Source for Renamed {
         self.inner.stored()
     }
 
+    fn stored_at(&self) -> Option<(&Path, u64)> {
+        self.inner.stored_at()
+    }
+
     fn parts(&self) -> Vec<&str> {
         self.inner.parts()
     }

@@ -11,7 +11,7 @@ pub(super) use surgery::change;
 
 use super::{Input, Job};
 use crate::error::{Error, Result};
-use crate::methods::{COPY, EXPERT, METHODS, Method, Params, Value};
+use crate::methods::{COPY, EXPERT, Method, Params, Value};
 use crate::model::architectures::{self, Architecture};
 use crate::model::{Checkpoint, Float, TensorSpec};
 use crate::recipe::{Expert, Recipe};
@@ -22,6 +22,11 @@ fn architecture(model: &Checkpoint) -> Result<Architecture> {
     let stored = |name: &str| model.tensor(name).is_some();
     let found = architectures::find(&model.config, stored);
     Ok(found.map_err(|e| e.model(&model.reference))?.architecture)
+}
+
+/// A method of the table.
+fn known(name: &str) -> Result<&'static Method> {
+    Method::named(name).ok_or_else(|| Error::internal("the table of methods lacks one").fact("method", name))
 }
 
 /// Makes jobs of one tensor each.
@@ -85,7 +90,11 @@ impl<'a> Jobs<'a> {
 
     /// Adds a tensor as it is.
     fn copy(&mut self, name: &str, model: usize, from: &str) -> Result<()> {
-        self.add(name, &COPY, Params::default(), &[(model, from)])
+        let (_, spec) = self.input(model, from)?;
+        // Floats may have to be computed, or to take another dtype.
+        let method = if spec.float().is_some() { known("passthrough")? } else { &COPY };
+        let params = Params { inputs: vec![BTreeMap::new()], ..Params::default() };
+        self.add(name, method, params, &[(model, from)])
     }
 
     /// Adds the average of tensors; of one alone, that one as it is.
@@ -93,15 +102,12 @@ impl<'a> Jobs<'a> {
         if let [(model, one)] = from {
             return self.copy(name, *model, one);
         }
-        let linear = METHODS.iter().find(|method| method.name == "linear");
-        let linear =
-            linear.ok_or_else(|| Error::internal("the table of methods lacks `linear`"))?;
         let weight = BTreeMap::from([("weight", Value::Number(1.0))]);
         let params = Params {
             shared: BTreeMap::from([("normalize", Value::Bool(true))]),
             inputs: vec![weight; from.len()],
         };
-        self.add(name, linear, params, from)
+        self.add(name, known("linear")?, params, from)
     }
 
     /// Adds a tensor of an expert, with its noise, and its scale where it is the last map's.
