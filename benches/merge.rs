@@ -26,7 +26,7 @@ const KV: usize = 256;
 const VOCAB: usize = 32_000;
 
 /// A case: name, merge method and parameters, models, whether there is a base.
-const CASES: [(&str, &str, &[&str], bool); 9] = [
+const CASES: [(&str, &str, &[&str], bool); 10] = [
     ("linear", "weight: 0.3", &["a", "b", "c"], false),
     ("slerp", "", &["a"], true),
     ("dare_ties", "weight: 0.5\n      density: 0.5", &["a", "b", "c"], true),
@@ -36,7 +36,11 @@ const CASES: [(&str, &str, &[&str], bool); 9] = [
     ("breadcrumbs", "weight: 0.5\n      density: 0.5", &["a", "b", "c"], true),
     ("sce", "", &["a", "b", "c"], true),
     ("della", "weight: 0.5\n      density: 0.5", &["a", "b", "c"], true),
+    (MIXTURE, "", &["a", "b", "c"], true),
 ];
+
+/// The case of a mixture of experts. Its floor copies its output, which is larger than an input.
+const MIXTURE: &str = "mixture";
 
 struct Settings {
     dir: PathBuf,
@@ -101,6 +105,10 @@ fn measure(settings: &Settings, (method, parameters, models, base): (&str, &str,
             text += &format!("    parameters:\n      {parameters}\n");
         }
     }
+    if method == MIXTURE {
+        text = "base_model: base\ngate_mode: random\nexperts:\n".to_string();
+        models.iter().for_each(|model| text += &format!("  - source_model: {model}\n"));
+    }
     std::fs::write(&recipe, text).unwrap();
     let mut inputs: Vec<PathBuf> = models.iter().map(|m| weights(settings, m)).collect();
     if base {
@@ -108,11 +116,13 @@ fn measure(settings: &Settings, (method, parameters, models, base): (&str, &str,
     }
     let cache = settings.dir.join("cache");
     // Warms the page cache and fills the digest cache.
-    merge(settings, &recipe, "full", &cache);
+    let written = settings.dir.join("written");
+    merge_into(settings, &recipe, "full", &cache, (method == MIXTURE).then_some(&*written));
+    let copied = if method == MIXTURE { written.clone() } else { inputs[0].clone() };
     let (mut floors, mut second_floors, mut merges) = (Vec::new(), Vec::new(), Vec::new());
     let (mut bare, mut fresh, mut memory) = (Vec::new(), Vec::new(), 0);
     for _ in 0..settings.runs {
-        let (floor, second) = floor(settings, &inputs);
+        let (floor, second) = floor(settings, &inputs, &copied);
         let (time, anonymous) = merge(settings, &recipe, "full", &cache);
         memory = memory.max(anonymous);
         bare.push(merge(settings, &recipe, "none", &cache).0);
@@ -123,6 +133,7 @@ fn measure(settings: &Settings, (method, parameters, models, base): (&str, &str,
         second_floors.push(second);
         merges.push(time);
     }
+    let _ = std::fs::remove_file(&written);
     println!(
         "| {method} | {:.2} | {:.2} | {:.2} | {} | {} | {:.2} | {:.2} | {} MiB |",
         median(&floors),
@@ -165,12 +176,16 @@ fn settle(settings: &Settings) {
     }
 }
 
-/// Seconds of `cat INPUTS > /dev/null` plus `cp INPUT OUTPUT`, and the same with the time of a second
+/// Seconds of `cat INPUTS > /dev/null` plus `cp COPIED OUTPUT`, and the same with the time of a second
 /// `cp`. With a cold cache, the first is the time of reading the inputs in order and writing one
 /// output.
-fn floor(settings: &Settings, inputs: &[PathBuf]) -> (f64, f64) {
+fn floor(settings: &Settings, inputs: &[PathBuf], copied: &Path) -> (f64, f64) {
     let copy = settings.dir.join("copy");
     let _ = std::fs::remove_file(&copy);
+    if !settings.cold {
+        // An output has not been in the page cache.
+        std::io::copy(&mut File::open(copied).unwrap(), &mut std::io::sink()).unwrap();
+    }
     settle(settings);
     let timed = |command: &mut Command| {
         let start = Instant::now();
@@ -179,7 +194,7 @@ fn floor(settings: &Settings, inputs: &[PathBuf]) -> (f64, f64) {
     };
     let read = timed(Command::new("cat").args(inputs));
     let copy_once = || {
-        let seconds = timed(Command::new("cp").arg(&inputs[0]).arg(&copy));
+        let seconds = timed(Command::new("cp").arg(copied).arg(&copy));
         std::fs::remove_file(&copy).unwrap();
         seconds
     };
@@ -188,12 +203,23 @@ fn floor(settings: &Settings, inputs: &[PathBuf]) -> (f64, f64) {
 
 /// Seconds of a merge and its peak of anonymous memory in bytes.
 fn merge(settings: &Settings, recipe: &Path, digests: &str, cache: &Path) -> (f64, u64) {
+    merge_into(settings, recipe, digests, cache, None)
+}
+
+/// The same; the output's one shard stays as `kept`, if that is given.
+fn merge_into(
+    settings: &Settings,
+    recipe: &Path,
+    digests: &str,
+    cache: &Path,
+    kept: Option<&Path>,
+) -> (f64, u64) {
     let out = settings.dir.join("out");
     let _ = std::fs::remove_dir_all(&out);
     settle(settings);
     let start = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_cognate"))
-        .args(["merge", "--quiet", "--digests", digests, "-o"])
+        .args(["merge", "--quiet", "--shard-size", "1TB", "--digests", digests, "-o"])
         .arg(&out)
         .arg(recipe)
         .env("COGNATE_CACHE", cache)
@@ -210,6 +236,9 @@ fn merge(settings: &Settings, recipe: &Path, digests: &str, cache: &Path) -> (f6
     };
     let seconds = start.elapsed().as_secs_f64();
     assert!(status.success());
+    if let Some(kept) = kept {
+        std::fs::rename(out.join("model.safetensors"), kept).unwrap();
+    }
     std::fs::remove_dir_all(&out).unwrap();
     (seconds, peak)
 }

@@ -26,7 +26,8 @@ fn architecture(model: &Checkpoint) -> Result<Architecture> {
 
 /// A method of the table.
 fn known(name: &str) -> Result<&'static Method> {
-    Method::named(name).ok_or_else(|| Error::internal("the table of methods lacks one").fact("method", name))
+    Method::named(name)
+        .ok_or_else(|| Error::internal("the table of methods lacks one").fact("method", name))
 }
 
 /// Makes jobs of one tensor each.
