@@ -64,7 +64,7 @@ fn prepare(io: &TensorIo<'_>, p: &Params) -> Result<Map> {
         with_deltas(kernels, base, inputs, |base, deltas| {
             select.apply(kernels, start, deltas, &mut vec![0.0; base.len()]);
             for (sum, delta) in sums.iter_mut().zip(deltas) {
-                *sum += kernels.gram(delta, delta)[0];
+                kernels.add_gram(std::slice::from_ref(delta), std::slice::from_mut(sum));
             }
         });
     })?;
