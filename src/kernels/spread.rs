@@ -1,7 +1,7 @@
 //! How far models lie apart, element by element.
 
-/// Elements computed side by side.
-const BLOCK: usize = 16;
+/// Elements computed side by side: as many f64 as the widest vectors hold.
+const BLOCK: usize = 8;
 
 type Block = [f32; BLOCK];
 
