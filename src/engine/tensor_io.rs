@@ -239,6 +239,12 @@ impl<'a> TensorIo<'a> {
         Ok(())
     }
 
+    /// Threads that share the tensor. What each of them may hold ([`crate::methods::Method::holds`]) they
+    /// have together.
+    pub fn threads(&self) -> usize {
+        self.lanes.window()
+    }
+
     pub(super) fn lanes(&self) -> Lanes {
         self.lanes
     }

@@ -3,11 +3,11 @@
 
 use super::neural::{self, Activation};
 use super::random::Stream;
-use super::rank::{self, Odds, Rescale};
+use super::rank::{self, Odds};
 use super::symmetric::Sweep;
 use super::{
-    balance, combine, convert, divergence, elect, gradient, low_rank, magnitude, mean, overlap,
-    product, reduce, sparsify, spread, symmetric,
+    balance, combine, convert, divergence, elect, gradient, low_rank, magnitude, mask, mean,
+    overlap, product, reduce, sparsify, spread, symmetric,
 };
 use crate::model::Float;
 use std::ops::Range;
@@ -182,18 +182,28 @@ kernels! {
     fn trim(pattern: u32, ties: usize, x: &mut [f32]) = sparsify::trim;
     /// The complement of [`Kernels::trim`]: zeroes what that keeps, and keeps the rest.
     fn trim_largest(pattern: u32, ties: usize, x: &mut [f32]) = sparsify::trim_largest;
-    /// Zeroes the elements whose `mask` is 0.
-    fn keep_where(mask: &[f32], x: &mut [f32]) = sparsify::keep_where;
     /// Bernoulli mask: keeps element `start + i` iff its random number is below `keep`, times
     /// `rescale`; zeroes the rest. `start` is a multiple of 128.
     fn drop_random(stream: Stream, start: usize, keep: u32, rescale: f32, x: &mut [f32]) = sparsify::drop_random;
     /// `Σ |x|` over all elements, and over those that [`Kernels::drop_random`] keeps; both in f64 as
     /// in [`Kernels::l1`].
     fn l1_and_kept(stream: Stream, start: usize, keep: u32, x: &[f32]) -> [f64; 2] = sparsify::l1_and_kept;
-    /// Keeps elements of a row, the first of which is element `start` of its tensor, at random by the
-    /// rank of their magnitude, and zeroes the rest: element `start + i` is kept iff its random number
-    /// is below its probability, counted in 2^-32 and rounded down. Equal magnitudes rank by index.
-    fn drop_by_rank(stream: Stream, start: usize, odds: Odds, rescale: Rescale, x: &mut [f32]) = rank::drop_by_rank;
+    /// Decides which elements of a row, the first of which is element `start` of its tensor, are kept at
+    /// random by the rank of their magnitude: element `start + i` iff its random number is below its
+    /// probability, counted in 2^-32 and rounded down. Equal magnitudes rank by index. Bit `i % 64` of
+    /// word `i / 64` of `mask` becomes 1 where element `i` is kept, all others 0; which it is for an
+    /// element that is 0 may differ from that.
+    fn keep_by_rank(stream: Stream, start: usize, odds: Odds, x: &[f32], mask: &mut [u64]) = rank::keep_by_rank;
+    /// The mask of the elements that are not 0, as [`Kernels::keep_by_rank`] makes them.
+    fn mark_nonzero(x: &[f32], mask: &mut [u64]) = mask::mark_nonzero;
+    /// Multiplies what a mask keeps (bit `i % 64` of word `i / 64`: element `i`), and zeroes the rest; zeroes all where
+    /// `factor` is 0.
+    fn multiply_kept(mask: &[u64], factor: f32, x: &mut [f32]) = mask::multiply_kept;
+    /// `Σ |x|` over all elements, and over those that a mask keeps; both in f64 as in [`Kernels::l1`].
+    fn l1_of_kept(mask: &[u64], x: &[f32]) -> [f64; 2] = mask::l1_of_kept;
+    /// Multiplies what [`Kernels::keep_by_rank`] keeps by `factor` and divides it by its probability;
+    /// zeroes the rest.
+    fn divide_by_rank(stream: Stream, start: usize, odds: Odds, factor: f64, x: &mut [f32]) = rank::divide_by_rank;
     /// Elects the sign of the summed weighted deltas per element and merges the deltas that agree:
     /// `out = base + lambda · Σ agreeing / divisor`, where the divisor is the sum of the agreeing
     /// weights (1 where that is 0) or, without `weights`, 1.

@@ -87,10 +87,14 @@ fn elect_block(
     for (model, delta) in deltas.iter().enumerate() {
         let delta = block(delta);
         let weight = weight(model);
+        // Masks of bits, made first: a choice between values becomes a masked store that is waited for.
+        let mut agrees = [0; BLOCK];
         for i in 0..BLOCK {
-            let agrees = delta[i] * sign[i] > 0.0;
-            merged[i] += if agrees { value(delta[i], weight) } else { 0.0 };
-            divisor[i] += if agrees { weight } else { 0.0 };
+            agrees[i] = if delta[i] * sign[i] > 0.0 { u32::MAX } else { 0 };
+        }
+        for i in 0..BLOCK {
+            merged[i] += f32::from_bits(value(delta[i], weight).to_bits() & agrees[i]);
+            divisor[i] += f32::from_bits(weight.to_bits() & agrees[i]);
         }
     }
     let mut out = block(base);

@@ -13,6 +13,7 @@ mod elect;
 mod gradient;
 mod low_rank;
 mod magnitude;
+mod mask;
 mod mean;
 mod neural;
 mod normal;
@@ -30,7 +31,7 @@ pub use neural::Activation;
 pub(crate) use normal::{normals, uniforms};
 pub use product::{TILE_COLUMNS, TILE_COLUMNS_F64, TILE_ROWS, TILE_ROWS_F64};
 pub use random::Stream;
-pub use rank::{Odds, Rescale};
+pub use rank::Odds;
 pub use symmetric::{PANEL, Sweep};
 
 /// Lanes of a reduction: element `i` of a slice goes to lane `i % LANES`.

@@ -1,11 +1,15 @@
 //! Keeping elements at random by the rank of their magnitude in a row (DELLA, arXiv 2406.11617).
 //!
-//! Ranks are not sorted for: an element's magnitude tells its bucket, and with the counts of the
-//! buckets a range of ranks, which nearly always decides whether its random number keeps it. Only
-//! buckets with an element that is not decided are sorted.
+//! A rank is needed only where the random number lies between the least and the greatest probability,
+//! and it is not sorted for even there: an element's magnitude tells its bucket, and with the counts of
+//! the buckets a range of ranks, which nearly always decides. The few elements that are left are
+//! compared with all of their row; where they are many, their buckets are sorted.
 
-use super::magnitude::pattern;
+mod buckets;
+
+use super::mask::{WORD, packed};
 use super::random::{GROUP, Stream};
+use buckets::{BUCKETS, Buckets, rank};
 
 /// Probabilities to keep an element of a row by the rank of its magnitude, in equal steps; the mean
 /// of both for a row of one element. Both lie between 0 and 1, neither included.
@@ -15,15 +19,6 @@ pub struct Odds {
     pub lowest: f64,
     /// Of the largest magnitude.
     pub highest: f64,
-}
-
-/// What happens to the elements that are kept.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Rescale {
-    /// Multiplied by this factor.
-    By(f32),
-    /// Multiplied by this factor and divided by their own probability.
-    ByOdds(f64),
 }
 
 /// Binary digits of the fixed-point limits behind those of a random number.
@@ -56,197 +51,143 @@ impl Limits {
         ((self.lowest + self.step * u64::from(rank)) >> FRACTION) as u32
     }
 
+    /// The upper half of that: upper halves below it keep the element, those above it do not.
+    #[inline(always)]
+    fn half(self, rank: u32) -> u16 {
+        (self.of(rank) >> 16) as u16
+    }
+
+    /// Whether the element of rank `rank` is kept, given the upper half of its number, and the number
+    /// where that is not enough.
+    #[inline(always)]
+    fn keep(self, rank: u32, half: u16, number: impl FnOnce() -> u32) -> bool {
+        let limit = self.half(rank);
+        half < limit || half == limit && number() < self.of(rank)
+    }
+
     fn probability(self, rank: u32) -> f64 {
         (self.lowest + self.step * u64::from(rank)) as f64 / ONE
     }
 }
 
-/// Rows shorter than this are sorted as one bucket.
-const SHORT: usize = 256;
-/// Buckets of the other rows: 128 for a factor of two, below the largest magnitude of the row.
-const BUCKETS: usize = 2048;
-const SHIFT: u32 = 16;
-
-/// The elements of a row by their bucket: the order of the buckets is that of the magnitudes.
-struct Buckets {
-    /// The bucket of each element.
-    of: Vec<u16>,
-    /// The rank of each bucket's smallest magnitude.
-    first: [u32; BUCKETS],
-    /// How many elements it has.
-    elements: [u32; BUCKETS],
-    /// How many buckets there are.
-    count: usize,
-}
-
-impl Buckets {
-    #[inline(always)]
-    fn new(x: &[f32]) -> Self {
-        let mut made =
-            Self { of: vec![0; x.len()], first: [0; BUCKETS], elements: [0; BUCKETS], count: 1 };
-        if x.len() < SHORT {
-            made.elements[0] = x.len() as u32;
-            return made;
-        }
-        let mut top = 0;
-        for x in x {
-            top = top.max(pattern(*x));
-        }
-        let floor = top.saturating_sub(((BUCKETS - 1) as u32) << SHIFT);
-        for (of, x) in made.of.iter_mut().zip(x) {
-            *of = ((pattern(*x).max(floor) - floor) >> SHIFT) as u16;
-        }
-        // Two counts by turns, so that equal magnitudes do not wait for each other.
-        let (pairs, rest) = made.of.as_chunks::<2>();
-        for [a, b] in pairs {
-            made.elements[*a as usize % BUCKETS] += 1;
-            made.first[*b as usize % BUCKETS] += 1;
-        }
-        for of in rest {
-            made.elements[*of as usize % BUCKETS] += 1;
-        }
-        made.count = ((top - floor) >> SHIFT) as usize + 1;
-        let mut next = 0;
-        for (first, elements) in made.first.iter_mut().zip(&mut made.elements) {
-            *elements += *first;
-            *first = next;
-            next += *elements;
-        }
-        made
-    }
-}
+/// Undecided elements of a row up to which each is compared with all others: each costs as much as 32
+/// elements of a pass over the row that sorts buckets would for each of them.
+const FEW: usize = 128;
 
 #[inline(always)]
-pub(super) fn drop_by_rank(
-    stream: Stream,
-    start: usize,
-    odds: Odds,
-    rescale: Rescale,
-    x: &mut [f32],
-) {
-    let limits = Limits::new(odds, x.len());
-    let buckets = Buckets::new(x);
-    let (plain, by_odds) = match rescale {
-        Rescale::By(factor) => (factor, None),
-        Rescale::ByOdds(factor) => (1.0, Some(factor)),
+pub(super) fn keep_by_rank(stream: Stream, start: usize, odds: Odds, x: &[f32], mask: &mut [u64]) {
+    let (limits, buckets) = (Limits::new(odds, x.len()), Buckets::new(x));
+    let halves = upper_halves(stream, start, x.len());
+    let undecided = decide(limits, &buckets, &halves, x, mask);
+    let mut resolve = |element: usize, rank: u32| {
+        let kept = limits.keep(rank, halves[element], || number(stream, start + element));
+        mask[element / WORD] |= u64::from(kept) << (element % WORD);
     };
-    let mut row =
-        Row { numbers: vec![0; x.len()], factors: vec![0.0; x.len()], undecided: vec![0; x.len()] };
-    row.decide(stream, start, &buckets, limits, plain, x);
-    row.refine(stream, start);
-    let mut sorted = [by_odds.is_some(); BUCKETS];
-    for element in &row.undecided {
-        sorted[buckets.of[*element as usize] as usize % BUCKETS] = true;
-    }
-    let mut keys = keys_by_bucket(&buckets, &sorted, x);
-    let mut left = &mut keys[..];
-    for bucket in (0..buckets.count).filter(|bucket| sorted[*bucket]) {
-        let elements = buckets.elements[bucket] as usize;
-        let (own, rest) = std::mem::take(&mut left).split_at_mut(elements);
-        left = rest;
-        // Equal magnitudes stand in the order of their index already.
-        if !own.is_sorted() {
-            own.sort_unstable();
+    if undecided.len() <= FEW {
+        for element in undecided {
+            resolve(element as usize, rank(x, element as usize));
         }
-        for (rank, key) in (buckets.first[bucket]..).zip(own) {
-            let element = (*key & 0xffff_ffff) as usize;
-            let kept = match by_odds {
-                None => plain,
-                Some(factor) => (factor / limits.probability(rank)) as f32,
-            };
-            row.factors[element] = if row.numbers[element] < limits.of(rank) { kept } else { 0.0 };
-        }
+        return;
     }
-    for (x, factor) in x.iter_mut().zip(&row.factors) {
-        *x = if *factor == 0.0 { 0.0 } else { *x * factor };
+    let mut wanted = [false; BUCKETS];
+    for element in &undecided {
+        wanted[buckets.of[*element as usize] as usize % BUCKETS] = true;
+    }
+    let ranks = buckets.ranks(&wanted, x);
+    for element in undecided {
+        resolve(element as usize, ranks[element as usize]);
     }
 }
 
-/// What becomes of the elements of a row.
-struct Row {
-    /// The random numbers, or the least that their upper halves allow where that decides.
-    numbers: Vec<u32>,
-    /// The factors of those that are kept; 0 for the others.
-    factors: Vec<f32>,
-    /// The elements whose bucket does not decide.
-    undecided: Vec<u32>,
-}
-
-impl Row {
-    /// Decides what the upper halves of the numbers and the buckets can: the factor of a kept
-    /// element is `factor`. Elements that are 0 stay 0 either way, and are never left undecided.
-    #[inline(always)]
-    fn decide(
-        &mut self,
-        stream: Stream,
-        start: usize,
-        buckets: &Buckets,
-        limits: Limits,
-        factor: f32,
-        x: &[f32],
-    ) {
-        // The upper halves below which all ranks of a bucket are kept, and above which none is.
-        let mut halves = [[0; 2]; BUCKETS];
-        let ranks = buckets.first.iter().zip(&buckets.elements);
-        for (halves, (first, elements)) in halves.iter_mut().zip(ranks).take(buckets.count) {
-            let last = (first + elements).saturating_sub(1);
-            *halves = [limits.of(*first) >> 16, limits.of(last) >> 16];
-        }
-        let (mut found, mut from) = (0, 0);
-        while from < x.len() {
-            let (group, skipped) = ((start + from) / GROUP, (start + from) % GROUP);
-            let to = (from + GROUP - skipped).min(x.len());
-            let drawn = stream.all_upper_halves(group as u64);
-            let row = x[from..to].iter().zip(&buckets.of[from..to]).zip(&drawn[skipped..]);
-            let made = self.numbers[from..to].iter_mut().zip(&mut self.factors[from..to]);
-            for (element, (((x, bucket), half), (number, kept))) in
-                (from as u32..).zip(row.zip(made))
-            {
-                let [low, high] = halves[*bucket as usize % BUCKETS];
-                *number = half << 16;
-                *kept = if *half < low { factor } else { 0.0 };
-                self.undecided[found] = element;
-                found += usize::from((*half >= low) & (*half <= high) & (*x != 0.0));
-            }
-            from = to;
-        }
-        self.undecided.truncate(found);
-    }
-
-    /// Makes the numbers of the undecided elements exact.
-    fn refine(&mut self, stream: Stream, start: usize) {
-        let group = |element: u32| (start + element as usize) / GROUP;
-        for elements in self.undecided.chunk_by(|a, b| group(*a) == group(*b)) {
-            let Some(first) = elements.first() else { continue };
-            let exact = stream.numbers(group(*first) as u64);
-            for element in elements {
-                let element = *element as usize;
-                self.numbers[element] = exact[(start + element) % GROUP];
-            }
-        }
-    }
-}
-
-/// The elements of the buckets that are to be sorted, bucket by bucket in the order of their index:
-/// magnitude and index as one number.
+/// Sets what the upper halves and the buckets decide, and returns the elements that they leave open.
+/// Elements that are 0 stay 0 either way, and are never left open.
 #[inline(always)]
-fn keys_by_bucket(buckets: &Buckets, sorted: &[bool; BUCKETS], x: &[f32]) -> Vec<u64> {
-    let mut places = [0_u32; BUCKETS];
-    let mut next = 0;
-    for bucket in 0..buckets.count {
-        places[bucket] = next;
-        next += if sorted[bucket] { buckets.elements[bucket] } else { 0 };
+fn decide(
+    limits: Limits,
+    buckets: &Buckets,
+    halves: &[u16],
+    x: &[f32],
+    mask: &mut [u64],
+) -> Vec<u32> {
+    // The upper halves below which all ranks of a bucket are kept, and above which none is.
+    let mut ranges = [[0; 2]; BUCKETS];
+    let ranks = buckets.first.iter().zip(&buckets.elements);
+    for (range, (first, elements)) in ranges.iter_mut().zip(ranks).take(buckets.count) {
+        let last = (first + elements).saturating_sub(1);
+        *range = [limits.half(*first), limits.half(last)];
     }
-    let mut keys = vec![0; next as usize];
-    if next == 0 {
-        return keys;
-    }
-    for (element, (x, bucket)) in x.iter().zip(&buckets.of).enumerate() {
-        let bucket = *bucket as usize % BUCKETS;
-        if sorted[bucket] {
-            keys[places[bucket] as usize] = u64::from(pattern(*x)) << 32 | element as u64;
-            places[bucket] += 1;
+    let between = [limits.half(0), limits.half((x.len() as u32).saturating_sub(1))];
+    let mut undecided = vec![0; x.len()];
+    let mut found = 0;
+    let blocks = x.chunks(WORD).zip(halves.chunks(WORD)).zip(buckets.of.chunks(WORD));
+    for (at, (((x, halves), of), word)) in blocks.zip(mask).enumerate() {
+        let [mut kept, mut open] = match (x.as_array(), halves.as_array()) {
+            (Some(x), Some(halves)) => decide_word(between, x, halves),
+            _ => {
+                let (mut padded, mut drawn) = ([0.0; WORD], [u16::MAX; WORD]);
+                padded[..x.len()].copy_from_slice(x);
+                drawn[..x.len()].copy_from_slice(halves);
+                decide_word(between, &padded, &drawn)
+            }
+        };
+        while open != 0 {
+            let i = open.trailing_zeros() as usize % WORD;
+            open &= open - 1;
+            let [low, high] = ranges[of[i] as usize % BUCKETS];
+            let half = halves[i];
+            kept |= u64::from(half < low) << i;
+            undecided[found] = (at * WORD + i) as u32;
+            found += usize::from((half >= low) & (half <= high));
         }
+        *word = kept;
     }
-    keys
+    undecided.truncate(found);
+    undecided
+}
+
+/// Of 64 elements, those whose upper halves are below the limits of all ranks, and those whose halves lie
+/// between the limits.
+#[inline(always)]
+fn decide_word([least, most]: [u16; 2], x: &[f32; WORD], halves: &[u16; WORD]) -> [u64; 2] {
+    let (mut kept, mut open) = ([0; WORD], [0; WORD]);
+    for i in 0..WORD {
+        kept[i] = u8::from(halves[i] < least);
+        open[i] = u8::from((halves[i] >= least) & (halves[i] <= most)) & u8::from(x[i] != 0.0);
+    }
+    [packed(&kept), packed(&open)]
+}
+
+/// The upper halves of the numbers of a row.
+#[inline(always)]
+fn upper_halves(stream: Stream, start: usize, elements: usize) -> Vec<u16> {
+    let mut halves = vec![0; elements];
+    let mut rest = &mut halves[..];
+    let mut from = start;
+    while !rest.is_empty() {
+        let (group, skipped) = ((from / GROUP) as u64, from % GROUP);
+        let drawn = stream.all_upper_halves(group).map(|half| half as u16);
+        let (own, later) = rest.split_at_mut((GROUP - skipped).min(rest.len()));
+        own.copy_from_slice(&drawn[skipped..skipped + own.len()]);
+        from += own.len();
+        rest = later;
+    }
+    halves
+}
+
+/// The random number of an element. Seldom needed.
+#[cold]
+#[inline(never)]
+fn number(stream: Stream, element: usize) -> u32 {
+    stream.numbers((element / GROUP) as u64)[element % GROUP]
+}
+
+#[inline(always)]
+pub(super) fn divide_by_rank(stream: Stream, start: usize, odds: Odds, factor: f64, x: &mut [f32]) {
+    let limits = Limits::new(odds, x.len());
+    let ranks = Buckets::new(x).ranks(&[true; BUCKETS], x);
+    let halves = upper_halves(stream, start, x.len());
+    for (i, (x, (rank, half))) in x.iter_mut().zip(ranks.iter().zip(halves)).enumerate() {
+        let kept = limits.keep(*rank, half, || number(stream, start + i));
+        *x = if kept { *x * (factor / limits.probability(*rank)) as f32 } else { 0.0 };
+    }
 }

@@ -32,13 +32,6 @@ pub(super) fn trim_largest(threshold: u32, ties: usize, x: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(super) fn keep_where(mask: &[f32], x: &mut [f32]) {
-    for (x, mask) in x.iter_mut().zip(mask) {
-        *x = if *mask == 0.0 { 0.0 } else { *x };
-    }
-}
-
-#[inline(always)]
 pub(super) fn drop_random(stream: Stream, start: usize, keep: u32, rescale: f32, x: &mut [f32]) {
     debug_assert!(start.is_multiple_of(GROUP));
     let first = (start / GROUP) as u64;

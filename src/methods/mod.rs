@@ -7,6 +7,7 @@
 mod arcee_fusion;
 mod consensus;
 mod copy;
+mod decisions;
 mod deltas;
 mod expert;
 mod fisher;

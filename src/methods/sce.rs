@@ -1,5 +1,6 @@
 //! SCE: select by variance over the models, calculate shares, erase minority signs.
 
+use super::decisions::{Deciding, decision_bytes};
 use super::deltas::with_deltas;
 use super::params::{Default, FRACTION, Param};
 use super::task_vectors::INT8_MASK;
@@ -25,6 +26,7 @@ pub(super) const METHOD: Method = Method {
         INT8_MASK,
     ],
     reads: Reads::Stream { passes: 3, bins: BINS },
+    holds: selected_bytes,
     prepare,
     ..STREAMED
 };
@@ -35,43 +37,76 @@ const ZERO_SQUARES: f64 = 1e-6;
 const LEAST_SHARE: f32 = 1e-6;
 
 /// Which elements are merged.
-#[derive(Clone, Copy)]
 enum Select {
     All,
     Nothing,
     Varying(Threshold),
 }
 
-impl Select {
-    /// Zeroes what is not selected of the deltas of elements `start..`; `variance` is overwritten.
-    fn apply(self, kernels: Kernels, start: usize, deltas: &mut [Vec<f32>], variance: &mut [f32]) {
-        let Self::Varying(threshold) = self else { return };
-        kernels.variance(deltas, variance);
-        kernels.trim(threshold.pattern, threshold.ties(start), variance);
-        deltas.iter_mut().for_each(|delta| kernels.keep_where(variance, delta));
-    }
+/// Elements of a run of decisions: tiles begin at multiples of it.
+const RUN: usize = 128;
+
+/// Which elements are selected, a bit each, where that is neither all nor none.
+fn selected_bytes(p: &Params, _: usize, shape: &[usize]) -> u64 {
+    let share = p.number("select_topk").unwrap_or(1.0);
+    let some = share > 0.0 && share < 1.0;
+    if some { decision_bytes(shape.iter().product::<usize>().div_ceil(RUN), RUN) } else { 0 }
+}
+
+/// The mask of the selected elements of a tile; `variance` is overwritten.
+fn mask(
+    kernels: Kernels,
+    threshold: Threshold,
+    start: usize,
+    deltas: &[Vec<f32>],
+    variance: &mut [f32],
+) -> Vec<u64> {
+    kernels.variance(deltas, variance);
+    kernels.trim(threshold.pattern, threshold.ties(start), variance);
+    let mut mask = vec![0; variance.len().div_ceil(64)];
+    kernels.mark_nonzero(variance, &mut mask);
+    mask
 }
 
 fn prepare(io: &TensorIo<'_>, p: &Params) -> Result<Map> {
     let base = io.base()?;
     let kernels = io.kernels();
     let select = select(io, p.number("select_topk")?)?;
-    if matches!(select, Select::Nothing) || io.others()?.is_empty() {
-        return Ok(Map::Copy(base));
-    }
-    let models = io.others()?.len();
-    let squares = io.sums(models, |start, inputs, sums| {
+    let threshold = match select {
+        _ if io.others()?.is_empty() => return Ok(Map::Copy(base)),
+        Select::Nothing => return Ok(Map::Copy(base)),
+        Select::All => None,
+        Select::Varying(threshold) => Some(threshold),
+    };
+    let keep = move |mask: &[u64], deltas: &mut [Vec<f32>]| {
+        deltas.iter_mut().for_each(|delta| kernels.multiply_kept(mask, 1.0, delta));
+    };
+    let runs = if threshold.is_some() { io.elements().div_ceil(RUN) } else { 0 };
+    let deciding = Deciding::new(io, runs, RUN);
+    let squares = io.sums(io.others()?.len(), |start, inputs, sums| {
         with_deltas(kernels, base, inputs, |base, deltas| {
-            select.apply(kernels, start, deltas, &mut vec![0.0; base.len()]);
+            if let Some(threshold) = threshold {
+                let mask = mask(kernels, threshold, start, deltas, &mut vec![0.0; base.len()]);
+                deciding.set(start / RUN, &mask);
+                keep(&mask, deltas);
+            }
             for (sum, delta) in sums.iter_mut().zip(deltas) {
-                *sum += kernels.gram(delta, delta)[0];
+                kernels.add_gram(std::slice::from_ref(delta), std::slice::from_mut(sum));
             }
         });
     })?;
     let shares = shares(&squares, io.elements());
+    let decided = deciding.done();
     Ok(Map::new(move |start, inputs, out| {
         with_deltas(kernels, base, inputs, |base, deltas| {
-            select.apply(kernels, start, deltas, out);
+            let runs = start / RUN..(start + base.len()).div_ceil(RUN);
+            match (threshold, decided.get(runs)) {
+                (None, _) => {}
+                (Some(_), Some(mask)) => keep(mask, deltas),
+                (Some(threshold), None) => {
+                    keep(&mask(kernels, threshold, start, deltas, out), deltas);
+                }
+            }
             kernels.elect_then_weigh(deltas, base, &shares, LEAST_SHARE, out);
         });
     }))

@@ -1,6 +1,6 @@
 //! The kernels of single merge methods, against plain loops.
 
-use super::super::{Kernels, Odds, Rescale};
+use super::super::{Kernels, Odds};
 use super::{LENGTHS, STREAM, bits, number, values};
 
 /// Values that stay small when they are multiplied.
@@ -24,7 +24,9 @@ fn trimming_the_largest_is_the_complement_of_trimming() {
                 }
             }
             let mut out = x.clone();
-            kernels.keep_where(&values(length, 13), &mut out);
+            let mut mask = vec![u64::MAX; length.div_ceil(64)];
+            kernels.mark_nonzero(&values(length, 13), &mut mask);
+            kernels.multiply_kept(&mask, 1.0, &mut out);
             for ((out, x), mask) in out.iter().zip(&x).zip(values(length, 13)) {
                 assert_eq!(out.to_bits(), if mask == 0.0 { 0 } else { x.to_bits() });
             }
@@ -41,7 +43,12 @@ fn ranks_decide_how_often_an_element_is_kept() {
         values(length, 15).iter().map(|x| (x.clamp(-1.0, 1.0) * 16.0).round() / 256.0).collect()
     };
     for length in LENGTHS.into_iter().chain([2, 3, 256, 14_336]) {
-        for x in [spread(length), coarse(length), vec![0.5; length], vec![0.0; length]] {
+        let infinite =
+            || spread(length).into_iter().map(|x| if x > 0.4 { f32::INFINITY } else { x });
+        let outlier =
+            || coarse(length).into_iter().enumerate().map(|(i, x)| x + 1e6 * f32::from(i == 7));
+        let lists = [spread(length), coarse(length), vec![0.5; length], vec![0.0; length]];
+        for x in lists.into_iter().chain([infinite().collect(), outlier().collect()]) {
             let mut order: Vec<usize> = (0..length).collect();
             order.sort_by(|a, b| x[*a].abs().total_cmp(&x[*b].abs()).then(a.cmp(b)));
             let mut rank = vec![0; length];
@@ -60,17 +67,32 @@ fn ranks_decide_how_often_an_element_is_kept() {
                 let odds = Odds { lowest, highest };
                 for kernels in Kernels::all() {
                     let mut out = x.clone();
-                    kernels.drop_by_rank(STREAM, start, odds, Rescale::By(1.5), &mut out);
+                    let mut mask = vec![u64::MAX; length.div_ceil(64)];
+                    kernels.keep_by_rank(STREAM, start, odds, &x, &mut mask);
+                    let bit = |i: usize| mask[i / 64] >> (i % 64) & 1 == 1;
+                    assert!((0..length).all(|i| x[i] == 0.0 || bit(i) == kept(i)));
+                    assert!((length..64 * mask.len()).all(|i| !bit(i)), "behind the row");
+                    kernels.multiply_kept(&mask, 1.5, &mut out);
+                    let [mut all, mut of_kept] = [0.0, 0.0];
                     for i in 0..length {
                         let wanted = if kept(i) { x[i] * 1.5 } else { 0.0 };
                         assert_eq!(out[i], wanted, "{i} of {length} from {start}");
+                        all += f64::from(x[i].abs());
+                        of_kept += if kept(i) { f64::from(x[i].abs()) } else { 0.0 };
                     }
+                    let found = kernels.l1_of_kept(&mask, &x);
+                    let near = |a: f64, b: f64| a == b || (a - b).abs() <= 1e-12 * b;
+                    assert!(near(found[0], all) && near(found[1], of_kept));
+                    assert_eq!(found[0], kernels.l1(&x));
+                    kernels.multiply_kept(&mask, 0.0, &mut out);
+                    assert!(out.iter().all(|x| x.to_bits() == 0));
                     let mut out = x.clone();
-                    kernels.drop_by_rank(STREAM, start, odds, Rescale::ByOdds(1.5), &mut out);
+                    kernels.divide_by_rank(STREAM, start, odds, 1.5, &mut out);
                     for i in 0..length {
                         let wanted = if kept(i) { f64::from(x[i]) * 1.5 / p(i) } else { 0.0 };
                         let error = (f64::from(out[i]) - wanted).abs();
-                        assert!(error <= 2e-7 * wanted.abs() + 1e-44, "{i} of {length}");
+                        let same = f64::from(out[i]) == wanted;
+                        assert!(same || error <= 2e-7 * wanted.abs() + 1e-44, "{i} of {length}");
                     }
                 }
             }

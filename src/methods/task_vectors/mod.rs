@@ -5,6 +5,7 @@
 
 mod sparse;
 
+use super::decisions::decision_bytes;
 use super::deltas::with_deltas;
 use super::params::{ANY, Default, FRACTION, Param, ParamKind};
 use super::threshold::BINS;
@@ -218,9 +219,14 @@ pub(super) const DELLA: Method = Method {
     ..DELLA_LINEAR
 };
 
-/// Rows, and for one of them numbers, factors, and a key for sorting that may have room for two.
+/// Rows; for one of them buckets, halves of numbers, undecided elements, keys and ranks for sorting; and
+/// decisions on all, where they are made before the map.
 fn ranked_row_bytes(p: &Params, inputs: usize, shape: &[usize]) -> u64 {
-    row_bytes(p, inputs, shape) + 36 * shape.last().copied().unwrap_or(1) as u64
+    let columns = shape.last().copied().unwrap_or(1).max(1);
+    let rows = shape.iter().product::<usize>() / columns;
+    let decides = p.flag("rescale").unwrap_or(true) && !p.chose("variant", "paper");
+    let decided = if decides { decision_bytes(rows * inputs, columns) } else { 0 };
+    row_bytes(p, inputs, shape) + 24 * columns as u64 + decided
 }
 
 /// What DELLA's probabilities must be where anything is dropped.

@@ -2,10 +2,12 @@
 
 use crate::engine::TensorIo;
 use crate::error::Result;
-use crate::kernels::{Kernels, Odds, Rescale, Stream};
+use crate::kernels::{Kernels, Odds, Stream};
 use crate::methods::Params;
+use crate::methods::decisions::{Deciding, Decisions};
 use crate::methods::deltas::with_deltas;
 use crate::methods::threshold::{Threshold, Wanted, deltas, largest, thresholds};
+use std::sync::Arc;
 
 /// How a task vector is sparsified.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,10 +24,25 @@ pub(super) enum Sparsify {
 }
 
 /// What happens to one task vector: some elements become 0, the rest are multiplied by `factor`.
-#[derive(Clone, Copy, Debug)]
 pub(super) struct Sparse {
     keep: Keep,
     factor: f32,
+    /// What is kept by rank, where that has been decided.
+    decided: Option<Decided>,
+}
+
+/// The rows that have been decided of a model.
+struct Decided {
+    all: Arc<Decisions>,
+    model: usize,
+    models: usize,
+}
+
+impl Decided {
+    fn row(&self, row: usize) -> Option<&[u64]> {
+        let run = row * self.models + self.model;
+        self.all.get(run..run + 1)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +67,8 @@ enum Keep {
 }
 
 impl Sparse {
-    /// Turns the delta of elements `start..` into its sparse, weighted form.
-    pub(super) fn apply(self, kernels: Kernels, start: usize, delta: &mut [f32]) {
+    /// Turns the delta of elements `start..` (a row, where ranks decide) into its sparse, weighted form.
+    pub(super) fn apply(&self, kernels: Kernels, start: usize, delta: &mut [f32]) {
         match self.keep {
             Keep::All => {}
             Keep::Nothing => return delta.fill(0.0),
@@ -66,18 +83,36 @@ impl Sparse {
             Keep::Random { stream, below } => {
                 return kernels.drop_random(stream, start, below, self.factor, delta);
             }
-            Keep::Ranked { stream, odds, inverse } => {
-                let rescale = match inverse {
-                    true => Rescale::ByOdds(f64::from(self.factor)),
-                    false => Rescale::By(self.factor),
-                };
-                return kernels.drop_by_rank(stream, start, odds, rescale, delta);
+            Keep::Ranked { stream, odds, inverse: true } => {
+                let factor = f64::from(self.factor);
+                return kernels.divide_by_rank(stream, start, odds, factor, delta);
+            }
+            Keep::Ranked { stream, odds, inverse: false } => {
+                let row = start / delta.len().max(1);
+                if let Some(mask) = self.decided.as_ref().and_then(|decided| decided.row(row)) {
+                    return kernels.multiply_kept(mask, self.factor, delta);
+                }
+                let mask = mask_by_rank(kernels, stream, start, odds, delta);
+                return kernels.multiply_kept(&mask, self.factor, delta);
             }
         }
         if self.factor != 1.0 {
             kernels.multiply(self.factor, delta);
         }
     }
+}
+
+/// What is kept of a row, a bit an element.
+fn mask_by_rank(
+    kernels: Kernels,
+    stream: Stream,
+    start: usize,
+    odds: Odds,
+    row: &[f32],
+) -> Vec<u64> {
+    let mut mask = vec![0; row.len().div_ceil(64)];
+    kernels.keep_by_rank(stream, start, odds, row, &mut mask);
+    mask
 }
 
 /// What to keep of each model's delta, and the factor on it: its weight times the rescaling.
@@ -117,9 +152,14 @@ pub(super) fn sparse_deltas(
             })?
         }
     };
-    let rescales = rescales(io, p, &keeps, &densities)?;
-    let factors = weights.iter().zip(&rescales).map(|(weight, rescale)| (weight * rescale) as f32);
-    Ok(keeps.into_iter().zip(factors).map(|(keep, factor)| Sparse { keep, factor }).collect())
+    let (rescales, decided) = rescales(io, p, &keeps, &densities)?;
+    let models = keeps.len();
+    let sparse = |(model, (keep, (weight, rescale))): (usize, (Keep, (&f64, f64)))| Sparse {
+        keep,
+        factor: (weight * rescale) as f32,
+        decided: decided.as_ref().map(|all| Decided { all: Arc::clone(all), model, models }),
+    };
+    Ok(keeps.into_iter().zip(weights.iter().zip(rescales)).enumerate().map(sparse).collect())
 }
 
 /// What the densities keep that need no looking.
@@ -185,11 +225,16 @@ fn bands(io: &TensorIo<'_>, p: &Params, densities: &[f64]) -> Result<Vec<Keep>> 
 const ZERO_NORM: f64 = 1e-7;
 
 /// The factor that restores what sparsifying took away: the ratio of L1 norms, or 1/density. (What
-/// DELLA divides by its own probability needs no other.)
-fn rescales(io: &TensorIo<'_>, p: &Params, keeps: &[Keep], densities: &[f64]) -> Result<Vec<f64>> {
+/// DELLA divides by its own probability needs no other.) And what was decided on the way.
+fn rescales(
+    io: &TensorIo<'_>,
+    p: &Params,
+    keeps: &[Keep],
+    densities: &[f64],
+) -> Result<(Vec<f64>, Option<Arc<Decisions>>)> {
     let sparse = |keep: &Keep| !matches!(keep, Keep::All | Keep::Nothing);
     if !p.flag("rescale")? || !keeps.iter().any(sparse) {
-        return Ok(vec![1.0; keeps.len()]);
+        return Ok((vec![1.0; keeps.len()], None));
     }
     let at_random = |keep: &Keep| matches!(keep, Keep::Random { .. } | Keep::Ranked { .. });
     if keeps.iter().any(at_random) && p.chose("variant", "paper") {
@@ -197,20 +242,31 @@ fn rescales(io: &TensorIo<'_>, p: &Params, keeps: &[Keep], densities: &[f64]) ->
             Keep::Random { .. } => 1.0 / density,
             _ => 1.0,
         };
-        return Ok(keeps.iter().zip(densities).map(inverse).collect());
+        return Ok((keeps.iter().zip(densities).map(inverse).collect(), None));
     }
+    let ranked = keeps.iter().any(|keep| matches!(keep, Keep::Ranked { .. }));
+    let (models, columns) = (keeps.len(), io.columns());
+    let deciding = ranked.then(|| Deciding::new(io, io.rows() * models, columns));
     let (base, kernels) = (io.base()?, io.kernels());
     let add = |start: usize, inputs: &mut [Vec<f32>], sums: &mut [f64]| {
         with_deltas(kernels, base, inputs, |_, deltas| {
-            let each = keeps.iter().zip(deltas).zip(sums.as_chunks_mut::<2>().0);
-            for ((keep, delta), sums) in each.filter(|((keep, _), _)| sparse(keep)) {
-                let [all, kept] = match keep {
+            let each = keeps.iter().zip(deltas).zip(sums.as_chunks_mut::<2>().0).enumerate();
+            for (model, ((keep, delta), sums)) in each.filter(|(_, ((keep, _), _))| sparse(keep)) {
+                let [all, kept] = match *keep {
                     Keep::Random { stream, below } => {
-                        kernels.l1_and_kept(*stream, start, *below, delta)
+                        kernels.l1_and_kept(stream, start, below, delta)
+                    }
+                    Keep::Ranked { stream, odds, .. } => {
+                        let mask = mask_by_rank(kernels, stream, start, odds, delta);
+                        if let Some(deciding) = &deciding {
+                            deciding.set(start / columns * models + model, &mask);
+                        }
+                        kernels.l1_of_kept(&mask, delta)
                     }
                     keep => {
                         let all = kernels.l1(delta);
-                        Sparse { keep: *keep, factor: 1.0 }.apply(kernels, start, delta);
+                        let sparse = Sparse { keep, factor: 1.0, decided: None };
+                        sparse.apply(kernels, start, delta);
                         [all, kernels.l1(delta)]
                     }
                 };
@@ -219,19 +275,16 @@ fn rescales(io: &TensorIo<'_>, p: &Params, keeps: &[Keep], densities: &[f64]) ->
             }
         });
     };
-    let ranked = keeps.iter().any(|keep| matches!(keep, Keep::Ranked { .. }));
     let norms = match ranked {
-        true => {
-            let columns = io.columns();
-            io.row_sums(columns, 2 * keeps.len(), |row, inputs, sums| {
-                add(row * columns, inputs, sums);
-            })?
-        }
-        false => io.sums(2 * keeps.len(), add)?,
+        true => io.row_sums(columns, 2 * models, |row, inputs, sums| {
+            add(row * columns, inputs, sums);
+        })?,
+        false => io.sums(2 * models, add)?,
     };
     let ratio = |norms: &[f64]| match norms {
         [before, after] if *before >= ZERO_NORM && *after >= ZERO_NORM => before / after,
         _ => 1.0,
     };
-    Ok(norms.chunks(2).map(ratio).collect())
+    let decided = deciding.map(|deciding| Arc::new(deciding.done()));
+    Ok((norms.chunks(2).map(ratio).collect(), decided))
 }

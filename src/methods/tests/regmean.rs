@@ -1,10 +1,10 @@
 //! `regmean`: its normal equations by elimination, and what must hold for any Gram matrices.
 
 use super::inputs::{gram, inputs};
-use super::{Case, InputsAlong, Memory, case};
+use super::{Case, Memory, case};
 use crate::engine::Lanes;
 use crate::kernels::Kernels;
-use crate::model::{Float, Source};
+use crate::model::{Float, InputsAlong, Source};
 
 /// Each row of outputs as the solution of its normal equations; where no model has seen an input, and for
 /// tensors without Gram matrices, the weighted mean.
