@@ -57,13 +57,20 @@ fn recipes_of_other_programs_and_methods() {
     insta::assert_snapshot!("foreign", messages(include_str!("data/recipes/foreign.txt")));
 }
 
+#[test]
+fn mixtures_that_cannot_be() {
+    insta::assert_snapshot!("mixtures", messages(include_str!("data/recipes/mixtures.txt")));
+}
+
 /// Every construct of the recipes in mergekit's examples and documents, in recipes of our own. Their
 /// models are nowhere: `cognate check` needs none.
 #[test]
 fn what_mergekit_writes_is_well_formed() {
     let sandbox = Sandbox::new();
     let mut all = String::new();
-    for (name, recipe) in corpus(include_str!("data/recipes/mergekit.txt")) {
+    let merges = corpus(include_str!("data/recipes/mergekit.txt"));
+    let mixtures = corpus(include_str!("data/recipes/mergekit_moe.txt"));
+    for (name, recipe) in merges.chain(mixtures) {
         sandbox.write("recipe.yml", recipe);
         let run = sandbox.run(&["check", "recipe.yml"]);
         assert_eq!(run.code, Some(0), "{name}\n{}", run.stderr);

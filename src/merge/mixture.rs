@@ -173,15 +173,21 @@ const RUN: usize = 256;
 /// The mixtures with their experts in the order of the base's: of each layer, those pairs meet whose
 /// weights have the least squared distance in all, over a sample of every tensor (Hungarian method).
 fn aligned(recipe: &Recipe, models: Vec<Checkpoint>, base: usize) -> Result<Vec<Checkpoint>> {
+    let at = |e: Error| recipe.at.at(e);
+    let of = |model: &Checkpoint| {
+        let hint = "`align_experts` is for merges of mixtures of one shape: remove it";
+        model.as_mixture().map_err(|e| e.hint(hint))
+    };
     let lead = models[base].clone();
-    let of_lead = lead.as_mixture()?;
+    let of_lead = of(&lead).map_err(at)?;
     let align = |(i, model): (usize, Checkpoint)| -> Result<Checkpoint> {
         if i == base {
             return Ok(model);
         }
-        let own = model.as_mixture()?;
+        let own = of(&model)?;
         if own.counts != of_lead.counts || own.parts.layers.len() != of_lead.parts.layers.len() {
             return Err(Error::input("mixtures to be aligned differ in their experts")
+                .key("align_experts")
                 .fact("model", &model.reference)
                 .expected(format!("{:?}", of_lead.counts), format!("{:?}", own.counts)));
         }
@@ -194,7 +200,7 @@ fn aligned(recipe: &Recipe, models: Vec<Checkpoint>, base: usize) -> Result<Vec<
         model.with_experts(&kept, own.counts.chosen)
     };
     let aligned: Result<Vec<Checkpoint>> = models.into_iter().enumerate().map(align).collect();
-    aligned.map_err(|e| recipe.at.at(e).key("align_experts"))
+    aligned.map_err(at)
 }
 
 /// The squared distances of every expert of one layer (rows) to every expert of another.

@@ -61,6 +61,12 @@ VARIANTS = {
     "qwen3": (T.Qwen3ForCausalLM, T.Qwen3Config, dict(H, head_dim=10, tie_word_embeddings=True)),
     "qwen3_moe": (T.Qwen3MoeForCausalLM, T.Qwen3MoeConfig,
                   dict(H, head_dim=10, norm_topk_prob=True, decoder_sparse_step=2, **EXPERTS)),
+    "qwen2_moe_windows": (T.Qwen2MoeForCausalLM, T.Qwen2MoeConfig,
+                          dict(H, **EXPERTS, shared_expert_intermediate_size=28, use_sliding_window=True,
+                               sliding_window=6, max_window_layers=1)),
+    "qwen3_moe_windows": (T.Qwen3MoeForCausalLM, T.Qwen3MoeConfig,
+                          dict(H, head_dim=10, norm_topk_prob=True, use_sliding_window=True, sliding_window=6,
+                               max_window_layers=1, **EXPERTS)),
     "gemma": (T.GemmaForCausalLM, T.GemmaConfig, dict(H, head_dim=10)),
     "gemma2": (T.Gemma2ForCausalLM, T.Gemma2Config,
                dict(H, head_dim=10, sliding_window=5, query_pre_attn_scalar=30,
@@ -147,7 +153,7 @@ VARIANTS = {
 }
 
 # Configs that are rewritten as published ones were before transformers 5.
-OLD = {"llama", "llama_linear", "llama_llama3", "mistral", "qwen2", "gemma2", "phi", "phi3_long",
+OLD = {"llama", "llama_linear", "llama_llama3", "mistral", "qwen2", "qwen2_moe_windows", "gemma2", "phi", "phi3_long",
        "gpt_neox", "stablelm", "cohere", "starcoder2", "falcon"}
 ROTARY_FRACTION = {"gpt_neox": "rotary_pct"}
 

@@ -12,10 +12,14 @@ use candle_core::Tensor;
 /// Directions shorter than this count as this long.
 const LEAST_NORM: f64 = 1e-8;
 
+fn length(sum: &[f64]) -> f64 {
+    sum.iter().map(|x| x * x).sum::<f64>().sqrt().max(LEAST_NORM)
+}
+
 /// A direction of length 1, or shorter where there is none.
 pub(super) fn direction(sum: &[f64]) -> Vec<f32> {
-    let norm = sum.iter().map(|x| x * x).sum::<f64>().sqrt().max(LEAST_NORM);
-    sum.iter().map(|x| (x / norm) as f32).collect()
+    let length = length(sum);
+    sum.iter().map(|x| (x / length) as f32).collect()
 }
 
 /// What is taken of a text.
@@ -76,14 +80,17 @@ impl Directions {
 
     /// The directions, times `scale`.
     pub(super) fn rows(&self, experts: std::ops::Range<usize>, scale: f64) -> Vec<f32> {
-        let taken = self.taken;
-        let mean = |(sum, count): &(Vec<f64>, usize)| -> Vec<f64> {
-            let texts = if taken == Taken::Sum { 1 } else { (*count).max(1) };
-            sum.iter().map(|x| x / texts as f64).collect()
+        let side = |(sum, count): &(Vec<f64>, usize)| -> Vec<f64> {
+            // mergekit-moe subtracts means of hidden states, but directions of embeddings.
+            let length = match self.taken {
+                Taken::Sum => length(sum),
+                _ => (*count).max(1) as f64,
+            };
+            sum.iter().map(|x| x / length).collect()
         };
         let of = |[positive, negative]: &[(Vec<f64>, usize); 2]| {
-            let mut row = mean(positive);
-            row.iter_mut().zip(mean(negative)).for_each(|(x, minus)| *x -= minus);
+            let mut row = side(positive);
+            row.iter_mut().zip(side(negative)).for_each(|(x, minus)| *x -= minus);
             direction(&row)
         };
         let rows = self.sums[experts].iter().flat_map(of);
