@@ -294,6 +294,7 @@ const CLONING: [i64; 8] = [
 fn clones(folder: &Path) -> bool {
     #[cfg(target_os = "linux")]
     {
+        #[allow(clippy::unnecessary_cast, reason = "its type is the platform's")]
         rustix::fs::statfs(folder).is_ok_and(|found| CLONING.contains(&(found.f_type as i64)))
     }
     #[cfg(not(target_os = "linux"))]
