@@ -180,7 +180,11 @@ fn surgery_that_cannot_be() {
             &["experts"],
         ),
         ("more a token than are left", "drop: [1]\nexperts_per_token: 3\n", &["at most 2"]),
-        ("no record of routing", "drop: {least_routed: 1}\n", &["routing"]),
+        (
+            "no record of routing",
+            "drop: {least_routed: 1}\n",
+            &["no record of the mixture's routing"],
+        ),
         (
             "a record that is nowhere",
             "drop: {least_routed: 1, routing: nowhere.json}\n",

@@ -2,11 +2,12 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use crate::support::{SINGLE, Sandbox, Tensor, shard};
+use crate::support::{SINGLE, Sandbox, Tensor, accounted, shard};
 use cognate::eval::decoder::{Decoder, Options};
 use cognate::model::Checkpoint;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Words of the tiny models' tokenizer: `w0` to `w66`.
@@ -126,4 +127,56 @@ pub(crate) fn expert_tensors(model_type: &str, layer: usize, expert: usize) -> [
 pub(crate) fn router(model_type: &str, layer: usize) -> String {
     let part = if model_type == "mixtral" { "block_sparse_moe" } else { "mlp" };
     format!("model.layers.{layer}.{part}.gate.weight")
+}
+
+/// The tiny dense model, `architecture`, the mixture's `model_type`, and whether it has a shared expert.
+pub(crate) const MIXTURES: [(&str, &str, &str, bool); 5] = [
+    ("mistral", "mixtral", "mixtral", false),
+    ("llama", "deepseek", "deepseek", true),
+    ("llama", "deepseek", "deepseek", false),
+    ("qwen2", "qwen", "qwen2_moe", true),
+    ("qwen3", "qwen", "qwen3_moe", false),
+];
+
+/// The experts of [`mixture`].
+pub(crate) const EXPERTS: [&str; 3] = ["one", "two", "three"];
+
+/// A tiny model as `base`, three like it, and a mixture of those three as `mixture`.
+pub(crate) fn mixture(variant: &str, architecture: &str, shared: bool, more: &str) -> Sandbox {
+    let sandbox = Sandbox::new();
+    tiny(&sandbox, "base", variant, |_| ());
+    for (seed, name) in EXPERTS.into_iter().enumerate() {
+        tuned(&sandbox, name, "base", seed as u64);
+    }
+    let shared = if shared { "shared_experts: [{source_model: base}]\n" } else { "" };
+    let keys = format!("base_model: base\narchitecture: {architecture}\n{shared}{more}");
+    sandbox.merge(&recipe(&keys, &EXPERTS), "mixture", &[]);
+    sandbox
+}
+
+/// A merge by a recipe about `mixture`, everything accounted for.
+pub(crate) fn make(sandbox: &Sandbox, keys: &str, out: &str) -> BTreeMap<String, Tensor> {
+    sandbox.merge(&format!("mixture: mixture\n{keys}"), out, &[]);
+    accounted(sandbox, out);
+    sandbox.tensors(out)
+}
+
+/// Whether a tensor belongs to an MLP or a mixture.
+pub(crate) fn is_mlp(name: &str) -> bool {
+    name.contains(".mlp.") || name.contains(".block_sparse_moe.")
+}
+
+/// The rows of a matrix.
+pub(crate) fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
+    tensor.values().chunks(tensor.shape[1]).map(<[f32]>::to_vec).collect()
+}
+
+/// The length of a row.
+pub(crate) fn norm(row: &[f32]) -> f64 {
+    row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
+}
+
+/// The mean length of rows.
+pub(crate) fn mean_norm(rows: &[Vec<f32>]) -> f64 {
+    rows.iter().map(|row| norm(row)).sum::<f64>() / rows.len() as f64
 }

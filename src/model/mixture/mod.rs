@@ -23,6 +23,7 @@ use crate::error::{Error, Result, list, nearest};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A family of mixtures.
 #[derive(Clone, Debug, Deserialize)]
@@ -86,6 +87,12 @@ pub(crate) struct Counts {
     pub(crate) chosen: usize,
     /// Shared experts.
     pub(crate) shared: usize,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} experts, {} a token, {} shared", self.experts, self.chosen, self.shared)
+    }
 }
 
 /// All families.
