@@ -148,11 +148,14 @@ fn kept(
 
 /// A routing report: what `cognate route` wrote, or the part of a lineage.
 fn read_routing(file: &Path) -> Result<Routing> {
-    let bytes = std::fs::read(file).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::input("there is no record of the mixture's routing")
+    let none = || {
+        Error::input("there is no record of the mixture's routing")
             .file(file)
             .key("drop.routing")
-            .hint("make one with `cognate route MODEL --data NAME=FILE --json`, and name it as `routing`"),
+            .hint("make one with `cognate route MODEL --data NAME=FILE --json`, and name it as `routing`")
+    };
+    let bytes = std::fs::read(file).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => none(),
         _ => Error::io("read the routing", file, &e),
     })?;
     let wrong = |reason: String| {
@@ -162,7 +165,12 @@ fn read_routing(file: &Path) -> Result<Routing> {
             .hint("`cognate route MODEL --data NAME=FILE --json` makes one")
     };
     let value: Value = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
-    let routing = value.get("routing").unwrap_or(&value);
+    let routing = match value.get("routing") {
+        Some(routing) => routing,
+        // A lineage without: the mixture was made without texts, or without an evaluation.
+        None if value.get("schema").is_some() => return Err(none()),
+        None => &value,
+    };
     serde_json::from_value(routing.clone()).map_err(|e| wrong(e.to_string()))
 }
 
@@ -189,7 +197,7 @@ fn aligned(recipe: &Recipe, models: Vec<Checkpoint>, base: usize) -> Result<Vec<
             return Err(Error::input("mixtures to be aligned differ in their experts")
                 .key("align_experts")
                 .fact("model", &model.reference)
-                .expected(format!("{:?}", of_lead.counts), format!("{:?}", own.counts)));
+                .expected(of_lead.counts, own.counts));
         }
         let layers = of_lead.parts.layers.iter().zip(&own.parts.layers);
         let kept = layers.map(|(a, b)| {

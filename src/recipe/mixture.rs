@@ -310,10 +310,17 @@ pub(super) fn layout(
         (None, false) => {
             let (key, place) = raw.first().unwrap_or(("experts", At::nowhere(())));
             let place = sources.locate(place);
-            return Err(place
-                .error(format!("`{key}` stands in a recipe without `experts`"))
-                .key(key)
-                .hint("list the models that become experts: `experts: [{source_model: MODEL, positive_prompts: [TEXT]}]`"));
+            let (wanted, hint) = match key {
+                "extract" | "drop" | "renormalise" => {
+                    ("mixture", "name the mixture that is to be changed: `mixture: MODEL`")
+                }
+                _ => (
+                    "experts",
+                    "list the models that become experts: `experts: [{source_model: MODEL, positive_prompts: [TEXT]}]`",
+                ),
+            };
+            let error = place.error(format!("`{key}` stands in a recipe without `{wanted}`"));
+            return Err(error.key(key).hint(hint));
         }
         (None, true) => {
             let base = base.ok_or_else(|| {

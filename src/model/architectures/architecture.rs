@@ -22,6 +22,17 @@ pub(crate) struct Architecture {
     pub(crate) head: Head,
 }
 
+impl Architecture {
+    /// How far each layer's attention reaches back, where it does not reach everything.
+    pub(crate) fn windows(&self) -> Vec<Option<usize>> {
+        let window = |layer: &Layer| match &layer.mixer {
+            Mixer::Attention(attention) => attention.window,
+            Mixer::StateSpace(_) => None,
+        };
+        self.layers.iter().map(window).collect()
+    }
+}
+
 /// The embedding of tokens and learned positions.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Embedding {

@@ -218,6 +218,9 @@ fn invalid(name: &str, error: &serde_json::Error) -> Error {
         .fact("reason", error)
 }
 
+/// What is missing where a config has a key that its family's description does not know.
+pub(crate) const MEANING: &str = "what the key means for the logits";
+
 /// Refuses keys that could change the logits in a way the description does not know of.
 fn check_keys(json: &Json, family: &Family, config: &Map<String, Json>) -> Result<()> {
     let mut known = BTreeSet::new();
@@ -248,7 +251,7 @@ fn check_keys(json: &Json, family: &Family, config: &Map<String, Json>) -> Resul
     }
     Err(Error::input("the config says what the evaluator does not know of this family of models")
         .key(list(unknown.iter().copied()))
-        .fact("missing", "what the key means for the logits")
+        .fact("missing", MEANING)
         .hint(
             "if it does not change them, remove the key from a copy of the config, and report it",
         ))

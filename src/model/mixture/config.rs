@@ -12,6 +12,9 @@ const CODE: &str = "auto_map";
 /// The lists of layers' kinds.
 const LAYER_TYPES: &str = "layer_types";
 
+/// The width of a dense MLP.
+const WIDTH: &str = "intermediate_size";
+
 /// A config under construction, with what was changed in words.
 struct Edit {
     map: Map<String, Value>,
@@ -93,30 +96,40 @@ impl Family {
                 edit.set(key, value(&entry["value"], dense, Some(counts))?);
             }
         }
-        if let Some(when) = &self.layer_types
-            && value(&when.clone().into(), dense, None)? == Value::Bool(true)
-            && !dense.contains_key(LAYER_TYPES)
-        {
-            let kind = |window: &Option<usize>| match window {
-                Some(_) => "sliding_attention",
-                None => "full_attention",
-            };
-            edit.set(LAYER_TYPES, windows.iter().map(kind).collect::<Vec<_>>().into());
-        }
+        self.set_layer_types(&mut edit, windows)?;
         for (key, entry) in &self.config {
             edit.set(key, value(entry, dense, Some(counts))?);
         }
         Ok((Config::made(config.path(), edit.map), edit.edits))
     }
 
-    /// The config of a dense model that is one of the mixture's experts with the mixture's attention;
-    /// `like` is the dense family (`model_type` and class), where it is not the usual one.
+    /// Says of each layer whether it has a window, where the families count them in other ways.
+    fn set_layer_types(&self, edit: &mut Edit, windows: &[Option<usize>]) -> Result<()> {
+        let Some(when) = &self.layer_types else { return Ok(()) };
+        if edit.map.contains_key(LAYER_TYPES)
+            || value(&when.clone().into(), &edit.map, None)? != Value::Bool(true)
+        {
+            return Ok(());
+        }
+        let kind = |window: &Option<usize>| match window {
+            Some(_) => "sliding_attention",
+            None => "full_attention",
+        };
+        edit.set(LAYER_TYPES, windows.iter().map(kind).collect::<Vec<_>>().into());
+        Ok(())
+    }
+
+    /// The config of a dense model that is one of the mixture's experts with the mixture's attention,
+    /// whose layers attend over `windows`; `width` is that of the MLP, where it is not the routed
+    /// experts'; `like` is the dense family (`model_type` and class), where it is not the usual one.
     ///
     /// # Errors
     /// The family is not one that the mixture is made of.
     pub(crate) fn dense_config(
         &self,
         config: &Config,
+        windows: &[Option<usize>],
+        width: Option<usize>,
         like: Option<&str>,
     ) -> Result<(Config, Vec<String>)> {
         let (model_type, class) = match like {
@@ -142,8 +155,12 @@ impl Family {
         for (key, entry) in &self.dense.config {
             edit.set(key, value(entry, mixed, None)?);
         }
+        if let Some(width) = width {
+            edit.set(WIDTH, width.into());
+        }
+        self.set_layer_types(&mut edit, windows)?;
         let own = self.config.keys().filter(|key| !self.dense.config.contains_key(*key));
-        for key in own.chain(&self.only_here) {
+        for key in own.chain(self.aliases.values()).chain(&self.only_here) {
             edit.remove(key);
         }
         edit.remove(CODE);
@@ -159,7 +176,14 @@ impl Family {
         let mut edit = Edit { map: config.map.clone(), edits: Vec::new() };
         for (key, entry) in &self.config {
             if entry.as_str().is_some_and(|text| ["$experts", "$chosen"].contains(&text)) {
-                edit.set(key, value(entry, &config.map, Some(counts))?);
+                let alias = self.aliases.get(key).filter(|alias| config.map.contains_key(*alias));
+                let count = value(entry, &config.map, Some(counts))?;
+                if alias.is_none() || config.map.contains_key(key) {
+                    edit.set(key, count.clone());
+                }
+                if let Some(alias) = alias {
+                    edit.set(alias, count);
+                }
             }
         }
         Ok((Config::made(config.path(), edit.map), edit.edits))

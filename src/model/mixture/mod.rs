@@ -15,12 +15,15 @@ mod same;
 mod view;
 
 pub(crate) use parts::{DenseParts, MixtureLayer, MixtureParts, MlpTensor, dense};
+pub(crate) use same::converted;
 pub(crate) use view::{Kept, Opened};
 
 use super::architectures::{self, Value as Evaluated};
 use crate::error::{Error, Result, list, nearest};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::fmt;
 
 /// A family of mixtures.
 #[derive(Clone, Debug, Deserialize)]
@@ -45,6 +48,9 @@ pub(crate) struct Family {
     /// with windows in two ways.
     #[serde(default)]
     layer_types: Option<String>,
+    /// Other names under which configs have keys of `config`.
+    #[serde(default)]
+    aliases: BTreeMap<String, String>,
     /// What a dense model taken out of it is.
     dense: Dense,
     /// Keys that a dense model's config does not have, besides those of `config`.
@@ -81,6 +87,12 @@ pub(crate) struct Counts {
     pub(crate) chosen: usize,
     /// Shared experts.
     pub(crate) shared: usize,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} experts, {} a token, {} shared", self.experts, self.chosen, self.shared)
+    }
 }
 
 /// All families.

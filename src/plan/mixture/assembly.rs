@@ -4,9 +4,9 @@ use super::super::draft::{Draft, set_dtype};
 use super::super::{Model, Options, Plan, Vocabulary, compatible, donor, parts};
 use super::{Jobs, architecture};
 use crate::error::{Error, Result};
-use crate::model::architectures::{self, Mixer};
+use crate::model::architectures;
 use crate::model::mixture::{
-    Counts, DenseParts, Family, MixtureLayer, MixtureParts, Opened, dense, families,
+    Counts, DenseParts, Family, MixtureLayer, MixtureParts, Opened, converted, dense, families,
 };
 use crate::model::{Checkpoint, Float, RouterSettings, Statistics};
 use crate::recipe::{Mixture, Recipe};
@@ -124,16 +124,11 @@ impl Assembly<'_> {
         let chosen = mixture.chosen.as_ref().map_or(CHOSEN, |chosen| chosen.value);
         let counts = Counts { experts: self.experts.len(), chosen, shared: self.shared.len() };
         let of_base = architecture(base)?;
-        let windows = of_base.layers.iter().map(|layer| match &layer.mixer {
-            Mixer::Attention(attention) => attention.window,
-            Mixer::StateSpace(_) => None,
-        });
         let (mut config, mut edits) =
-            family.mixed_config(&base.config, counts, &windows.collect::<Vec<_>>())?;
+            family.mixed_config(&base.config, counts, &of_base.windows())?;
         let stored = |name: &str| base.tensor(name).is_some();
-        let mixed =
-            architectures::find(&config, stored).map_err(|e| mixture.at.at(e))?.architecture;
-        family.expresses(&of_base, &mixed).map_err(|e| mixture.at.at(e))?;
+        let mixed = converted(&config, stored).map_err(|e| mixture.at.at(e))?;
+        family.expresses(&of_base, &mixed, false).map_err(|e| mixture.at.at(e))?;
         self.check_shared(&family)?;
         let made = MixtureParts::of(&mixed)?;
         let of_dense: BTreeSet<&str> =
@@ -215,7 +210,7 @@ impl Assembly<'_> {
         let stored = |name: &str| base.tensor(name).is_some();
         let mixed = architectures::find(&config, stored)?.architecture;
         let of_expert = architecture(&self.models[self.experts[0]])?;
-        family.expresses(&of_expert, &mixed).map_err(|e| self.mixture.at.at(e))?;
+        family.expresses(&of_expert, &mixed, false).map_err(|e| self.mixture.at.at(e))?;
         let made = MixtureParts::of(&mixed)?;
         let last_of = |layer: &MixtureLayer| {
             let last = layer.experts.last().and_then(|expert| expert.last());

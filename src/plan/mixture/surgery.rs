@@ -4,8 +4,8 @@ use super::super::draft::{Draft, set_dtype};
 use super::super::{Model, Options, Plan, Vocabulary, donor, parts};
 use super::{Jobs, architecture};
 use crate::error::{Error, Result};
-use crate::model::architectures;
-use crate::model::mixture::{MixtureLayer, MixtureParts, MlpTensor, Opened, dense};
+use crate::model::architectures::{Architecture, Mlp};
+use crate::model::mixture::{MixtureLayer, MixtureParts, MlpTensor, Opened, converted, dense};
 use crate::model::{Checkpoint, Config};
 use crate::recipe::{Located, Recipe, Surgery, Take};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,13 +65,16 @@ fn extract(
     let model = &jobs.models[base];
     let Opened { family, parts, .. } = model.as_mixture()?;
     let name = like.map(|like| like.value.as_str());
-    let (config, edits) = family.dense_config(&model.config, name)?;
+    let mixed = architecture(model)?;
+    let shared = take.value == Take::Shared;
+    let width = shared.then(|| shared_width(&mixed)).flatten();
+    let (config, edits) = family.dense_config(&model.config, &mixed.windows(), width, name)?;
     let stored = |name: &str| model.tensor(name).is_some();
-    let of_dense = architectures::find(&config, stored)?.architecture;
-    family.expresses(&of_dense, &architecture(model)?)?;
+    let of_dense = converted(&config, stored)?;
+    family.expresses(&of_dense, &mixed, shared)?;
     let tensors = dense(&of_dense)?;
     let first_of: BTreeMap<&str, &MixtureLayer> = first_tensors(model, &parts);
-    let mixed: BTreeSet<&str> = parts.layers.iter().flat_map(names).collect();
+    let of_mixtures: BTreeSet<&str> = parts.layers.iter().flat_map(names).collect();
     for name in model.names_in_file_order() {
         if let Some(layer) = first_of.get(name) {
             let experts = taken(&take.value, layer)?;
@@ -80,11 +83,19 @@ fn extract(
                     experts.iter().map(|expert| (base, expert[place].name.as_str())).collect();
                 jobs.average(&tensor.name, &from)?;
             }
-        } else if !mixed.contains(name) {
+        } else if !of_mixtures.contains(name) {
             jobs.copy(name, base, name)?;
         }
     }
     Ok((config, edits))
+}
+
+/// The width of the shared experts, which are stored as one.
+fn shared_width(mixed: &Architecture) -> Option<usize> {
+    mixed.layers.iter().find_map(|layer| match &layer.mlp {
+        Some(Mlp::Experts(of)) => of.shared.as_ref().map(|shared| shared.width),
+        _ => None,
+    })
 }
 
 /// The names of all tensors of a layer's mixture.
