@@ -1,20 +1,39 @@
-//! Time of the methods on whole matrices, each on one thread, and of what they are made of: by
-//! factorisation, and without one.
+//! Time of the methods on whole matrices, and of the linear algebra they are made of.
+//!
+//! A method's time is that of a merge, reading and writing included, of models with two matrices of
+//! the size, the query and output maps of one layer, on two threads: each thread has one. The linear
+//! algebra is timed on one thread.
 //!
 //! ```text
-//! cargo bench --bench matrix                          # 4096 × 4096, three task matrices
+//! cargo bench --bench matrix                          # 4096 × 4096, three models and a base
 //! cargo bench --bench matrix -- 1024 2048             # other sizes
 //! cargo bench --bench matrix -- 4096 --only iso_c     # some rows
 //! ```
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+mod family;
+
 use cognate::kernels::Kernels;
-use cognate::matrix::{Matrix, View, eigen, gram, polar, product, solve, svd};
+use cognate::matrix::{Matrix, View, eigen, gram, polar, product};
+use family::Size;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
-/// Task matrices that are merged.
-const TASKS: usize = 3;
+/// The base and the models that are merged onto it.
+const MODELS: [&str; 4] = ["base", "a", "b", "c"];
+
+/// Rows of methods: `merge_method`, and what stands beside it.
+const METHODS: [(&str, &str); 7] = [
+    ("task_arithmetic", ""),
+    ("iso_c", ""),
+    ("iso_cts", ""),
+    ("tsv_m", ""),
+    ("wudi", ""),
+    ("task_arithmetic", "subspace_boosting"),
+    ("task_arithmetic", "svc"),
+];
 
 /// Values in [-1, 1) of a matrix whose singular values fall off as those of task vectors do.
 fn task(n: usize, seed: u64) -> Matrix {
@@ -77,6 +96,7 @@ fn main() {
 
 fn rows(n: usize, only: &str) {
     let kernels = Kernels::best();
+    family::make(&folder(n), size(n), &MODELS);
     println!("{n} × {n}, {}", kernels.isa().name());
     let time = |name: &str, work: &mut dyn FnMut() -> String| {
         if name.contains(only) {
@@ -85,7 +105,7 @@ fn rows(n: usize, only: &str) {
             println!("  {name:<40} {:>9.2} s  {note}", start.elapsed().as_secs_f64());
         }
     };
-    let tasks: Vec<Matrix> = (1..=TASKS as u64).map(|seed| task(n, seed)).collect();
+    let tasks: Vec<Matrix> = (1..MODELS.len() as u64).map(|seed| task(n, seed)).collect();
     let mut sum = Matrix::zeros(n, n);
     for task in &tasks {
         sum.values_mut().iter_mut().zip(task.values()).for_each(|(sum, x)| *sum += x);
@@ -113,37 +133,6 @@ fn rows(n: usize, only: &str) {
         let apart = difference.sum::<f64>().sqrt() / wanted.norm();
         format!("{steps} steps, {apart:.1e} apart")
     });
-    time("tsv_m: three decompositions, two polar factors", &mut || {
-        let parts = tasks.iter().map(|task| svd(kernels, task.view(), n / TASKS).unwrap());
-        let (mut left, mut right) = (Matrix::zeros(0, n), Matrix::zeros(0, n));
-        let mut values = Vec::new();
-        for part in parts {
-            left = left.stacked(&part.left);
-            right = right.stacked(&part.right);
-            values.extend(part.values);
-        }
-        let left = polar(kernels, left.view()).unwrap().0;
-        let mut right = polar(kernels, right.view()).unwrap().0;
-        right.scale_rows(&values);
-        let _ = product(kernels, left.t(), right.view());
-        String::new()
-    });
-    time("wudi: Gram matrices, products, one solution", &mut || {
-        let mut left = Matrix::zeros(n, n);
-        let mut right = Matrix::zeros(n, n);
-        let add = |sum: &mut Matrix, x: &Matrix| {
-            sum.values_mut().iter_mut().zip(x.values()).for_each(|(sum, x)| *sum += x);
-        };
-        for task in &tasks {
-            let inputs = gram(kernels, task.t());
-            add(&mut left, &inputs);
-            add(&mut right, &product(kernels, task.view(), inputs.view()));
-        }
-        let ridge = 1e-6 * (0..n).map(|i| left.row(i)[i]).sum::<f64>() / n as f64;
-        (0..n).for_each(|i| left.row_mut(i)[i] += ridge);
-        let _ = solve(kernels, left, right).unwrap();
-        String::new()
-    });
     time("wudi: one step of descent", &mut || {
         let mut merged = sum.clone();
         for task in &tasks {
@@ -153,4 +142,42 @@ fn rows(n: usize, only: &str) {
         }
         "the paper takes 300".to_string()
     });
+    for (method, post) in METHODS {
+        let name =
+            if post.is_empty() { method.to_string() } else { format!("{post} behind {method}") };
+        time(&name, &mut || merge(n, method, post));
+    }
+}
+
+/// Models of one layer whose query and output maps are all that is large.
+fn size(n: usize) -> Size {
+    Size { hidden: n, ffn: 8, heads: 32, kv_heads: 1, vocab: 8, layers: 1 }
+}
+
+fn folder(n: usize) -> PathBuf {
+    let target = Path::new(env!("CARGO_BIN_EXE_cognate")).parent().unwrap();
+    target.join(format!("matrix-bench-{n}"))
+}
+
+/// Merges three models onto their base.
+fn merge(n: usize, method: &str, post: &str) -> String {
+    let dir = folder(n);
+    let mut recipe = format!("merge_method: {method}\nbase_model: base\nmodels:\n");
+    MODELS[1..].iter().for_each(|model| recipe += &format!("  - model: {model}\n"));
+    if method == "task_arithmetic" {
+        recipe += "parameters:\n  weight: 0.5\n";
+    }
+    if !post.is_empty() {
+        recipe += &format!("{post}: {{}}\n");
+    }
+    std::fs::write(dir.join("recipe.yml"), recipe).unwrap();
+    let out = dir.join("out");
+    let _ = std::fs::remove_dir_all(&out);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cognate"));
+    command.args(["merge", "--quiet", "--threads", "2", "--memory", "16GiB", "-o"]);
+    let done =
+        command.arg(&out).arg(dir.join("recipe.yml")).env("COGNATE_CACHE", dir.join("cache"));
+    let done = done.output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::new()
 }

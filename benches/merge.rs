@@ -14,16 +14,18 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::panic)]
 
+mod family;
+
+use family::Size;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const HIDDEN: usize = 2048;
-const FFN: usize = 5632;
-const KV: usize = 256;
-const VOCAB: usize = 32_000;
+/// The size of TinyLlama.
+const SIZE: Size =
+    Size { hidden: 2048, ffn: 5632, heads: 32, kv_heads: 4, vocab: 32_000, layers: 22 };
 
 /// A case: name, merge method and parameters, models, whether there is a base.
 const CASES: [(&str, &str, &[&str], bool); 10] = [
@@ -53,9 +55,8 @@ struct Settings {
 fn main() {
     let settings = settings();
     std::fs::create_dir_all(&settings.dir).unwrap();
-    for (seed, name) in ["base", "a", "b", "c"].into_iter().enumerate() {
-        make_model(&settings, name, seed as u64);
-    }
+    let size = Size { layers: settings.layers, ..SIZE };
+    family::make(&settings.dir, size, &["base", "a", "b", "c"]);
     println!(
         "| case | floor s | second floor s | merge s | ratio (min–max) | to the second floor (min–max) | no digests | inputs digested too | anonymous memory |"
     );
@@ -69,8 +70,13 @@ fn main() {
 
 fn settings() -> Settings {
     let target = Path::new(env!("CARGO_BIN_EXE_cognate")).parent().unwrap().to_path_buf();
-    let mut settings =
-        Settings { dir: target.join("merge-bench"), runs: 5, layers: 22, cold: false, only: None };
+    let mut settings = Settings {
+        dir: target.join("merge-bench"),
+        runs: 5,
+        layers: SIZE.layers,
+        cold: false,
+        only: None,
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
@@ -251,94 +257,4 @@ fn anonymous(pid: u32) -> u64 {
     let kib =
         line.and_then(|line| line.split_whitespace().nth(1)).and_then(|n| n.parse::<u64>().ok());
     kib.unwrap_or(0) << 10
-}
-
-/// The tensors of the model: name and shape.
-fn tensors(layers: usize) -> Vec<(String, Vec<usize>)> {
-    let mut all = vec![
-        ("lm_head.weight".to_string(), vec![VOCAB, HIDDEN]),
-        ("model.embed_tokens.weight".to_string(), vec![VOCAB, HIDDEN]),
-    ];
-    for layer in 0..layers {
-        for (name, shape) in [
-            ("input_layernorm", vec![HIDDEN]),
-            ("mlp.down_proj", vec![HIDDEN, FFN]),
-            ("mlp.gate_proj", vec![FFN, HIDDEN]),
-            ("mlp.up_proj", vec![FFN, HIDDEN]),
-            ("post_attention_layernorm", vec![HIDDEN]),
-            ("self_attn.k_proj", vec![KV, HIDDEN]),
-            ("self_attn.o_proj", vec![HIDDEN, HIDDEN]),
-            ("self_attn.q_proj", vec![HIDDEN, HIDDEN]),
-            ("self_attn.v_proj", vec![KV, HIDDEN]),
-        ] {
-            all.push((format!("model.layers.{layer}.{name}.weight"), shape));
-        }
-    }
-    all.push(("model.norm.weight".to_string(), vec![HIDDEN]));
-    all
-}
-
-/// Writes a model of bell-shaped weights: the base with deviation 0.02, the others the base plus a
-/// tenth of that.
-fn make_model(settings: &Settings, name: &str, seed: u64) {
-    let folder = settings.dir.join(name);
-    let done = folder.join(format!("done-{}", settings.layers));
-    if done.exists() {
-        return;
-    }
-    println!("making {}", folder.display());
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    let tensors = tensors(settings.layers);
-    let mut header = String::from("{\"__metadata__\":{\"format\":\"pt\"}");
-    let mut at = 0;
-    for (name, shape) in &tensors {
-        let end = at + 2 * shape.iter().product::<usize>();
-        header += &format!(
-            ",\"{name}\":{{\"dtype\":\"BF16\",\"shape\":{shape:?},\"data_offsets\":[{at},{end}]}}"
-        );
-        at = end;
-    }
-    header.push('}');
-    let padded = header.len().next_multiple_of(8);
-    let mut file =
-        BufWriter::with_capacity(1 << 20, File::create(folder.join("model.safetensors")).unwrap());
-    file.write_all(&(padded as u64).to_le_bytes()).unwrap();
-    file.write_all(format!("{header:padded$}").as_bytes()).unwrap();
-    let mut base = Noise(0x9E37_79B9_7F4A_7C15);
-    let mut own = Noise(0xD1B5_4A32_D192_ED03 ^ (seed << 32 | 1));
-    for _ in 0..at / 2 {
-        let mut value = 0.02 * base.next();
-        if seed > 0 {
-            value += 0.002 * own.next();
-        }
-        let bits = value.to_bits();
-        let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-        file.write_all(&(rounded as u16).to_le_bytes()).unwrap();
-    }
-    file.flush().unwrap();
-    let config = format!(
-        "{{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":{HIDDEN},\
-         \"intermediate_size\":{FFN},\"num_hidden_layers\":{},\"num_attention_heads\":32,\
-         \"num_key_value_heads\":4,\"vocab_size\":{VOCAB},\"tie_word_embeddings\":false,\
-         \"rms_norm_eps\":1e-05,\"torch_dtype\":\"bfloat16\"}}",
-        settings.layers
-    );
-    std::fs::write(folder.join("config.json"), config).unwrap();
-    std::fs::write(done, "").unwrap();
-}
-
-/// Roughly normal values: the sum of the four bytes' halves of a xorshift state, centred.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> f32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        let parts = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D);
-        let sum: u64 = (0..4).map(|i| parts >> (16 * i) & 0xffff).sum();
-        // Four uniform parts of variance 1/12 each: deviation 1/√3 of a part.
-        (sum as f32 / 65_536.0 - 2.0) * 1.732_050_8
-    }
 }

@@ -35,6 +35,57 @@ fn large() -> Sandbox {
     sandbox
 }
 
+/// Three whole Llamas of 60 layers, and the recipe of a mixture of them: copies, noise and routers.
+fn mixture() -> (Sandbox, &'static str) {
+    let sandbox = Sandbox::new();
+    let mut config = config(60);
+    for (key, value) in [
+        ("hidden_size", 64),
+        ("intermediate_size", 128),
+        ("num_attention_heads", 4),
+        ("num_key_value_heads", 4),
+        ("vocab_size", 32),
+        ("max_position_embeddings", 64),
+    ] {
+        config[key] = value.into();
+    }
+    config["rms_norm_eps"] = 1e-6.into();
+    config["tie_word_embeddings"] = false.into();
+    for (model, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+        let mut shapes = vec![
+            ("lm_head.weight".to_string(), vec![32, 64]),
+            ("model.embed_tokens.weight".to_string(), vec![32, 64]),
+            ("model.norm.weight".to_string(), vec![64]),
+        ];
+        for layer in 0..60 {
+            let mut add = |part: &str, shape: &[usize]| {
+                shapes.push((format!("model.layers.{layer}.{part}.weight"), shape.to_vec()));
+            };
+            for norm in ["input_layernorm", "post_attention_layernorm"] {
+                add(norm, &[64]);
+            }
+            for map in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+                add(&format!("self_attn.{map}"), &[64, 64]);
+            }
+            add("mlp.gate_proj", &[128, 64]);
+            add("mlp.up_proj", &[128, 64]);
+            add("mlp.down_proj", &[64, 128]);
+        }
+        let tensors = shapes.iter().map(|(name, shape)| Tensor::random(name, F32, shape, seed));
+        sandbox.model(model, &config, &tensors.collect::<Vec<_>>());
+    }
+    let recipe = "\
+base_model: a
+gate_mode: random
+random_seed: 3
+experts:
+  - {source_model: a}
+  - {source_model: b, noise_scale: 0.01}
+  - {source_model: c}
+";
+    (sandbox, recipe)
+}
+
 /// The tensors that the journal calls written; its first line is the fingerprint.
 fn journal(sandbox: &Sandbox) -> Vec<String> {
     let text = std::fs::read_to_string(sandbox.path(STAGING).join(".journal")).unwrap_or_default();
@@ -92,6 +143,16 @@ fn a_killed_merge_goes_on_where_it_stopped() {
         std::fs::remove_dir_all(sandbox.path("out")).unwrap();
     }
     assert!(inputs == [contents(&sandbox, "a"), contents(&sandbox, "b")], "an input was written");
+}
+
+#[test]
+fn a_killed_mixture_goes_on_where_it_stopped() {
+    let (sandbox, recipe) = mixture();
+    sandbox.merge(recipe, "whole", &["--threads", "2"]);
+    let done = kill_midway(&sandbox);
+    assert_eq!(resumed(&sandbox, recipe), done.len() as u64);
+    let same = contents(&sandbox, "out") == contents(&sandbox, "whole");
+    assert!(same, "other bytes than without the kill");
 }
 
 #[test]

@@ -292,3 +292,27 @@ fn a_mixture_is_complete_or_not_there() {
         .collect();
     assert_eq!(left, Vec::<String>::new(), "folders of statistics stay behind");
 }
+
+/// A gate needs no token that begins or ends a text: only scoring does.
+#[test]
+fn a_tokenizer_without_ends_is_enough_for_gates() {
+    let sandbox = Sandbox::new();
+    tiny(&sandbox, "base", "llama", |_| ());
+    tuned(&sandbox, "one", "base", 1);
+    tuned(&sandbox, "two", "base", 2);
+    for model in ["base", "one", "two"] {
+        let settings = r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#;
+        sandbox.write(&format!("{model}/tokenizer_config.json"), settings);
+    }
+    let recipe = recipe("base_model: base\ngate_mode: hidden\n", &["one", "two"]);
+    sandbox.merge(&recipe, "out", &[]);
+    let routing = sandbox.read_json("out/lineage.json")["routing"].clone();
+    assert_eq!(routing["sets"].as_array().unwrap().len(), 2, "{routing}");
+    sandbox.write("texts.jsonl", "{\"text\": \"w1 w2 w3\"}\n");
+    let task = "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: {test: texts.jsonl}}\n\
+                test_split: test\noutput_type: loglikelihood_rolling\ndoc_to_target: text\n\
+                metric_list: [{metric: token_perplexity}]\n";
+    sandbox.write("mine.yml", task);
+    let message = sandbox.fails(2, &["eval", "out", "--task", "mine.yml"]);
+    assert!(message.contains("names no token that begins or ends a text"), "{message}");
+}

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::model::Tokenizer as Vocabulary;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The longest sequence of a model that says none (`DEFAULT_MAX_LENGTH` of lm-eval).
 const DEFAULT_LENGTH: usize = 2048;
@@ -20,8 +20,8 @@ pub struct TextEncoder {
     /// `tokenizer.json`.
     around: Option<(Vec<u32>, Vec<u32>)>,
     /// What stands before a text without context: the first token of texts, or else the last.
-    prefix: u32,
-    prefix_text: String,
+    prefix: Option<Prefix>,
+    settings: PathBuf,
     bos: Option<String>,
     eos: Option<(u32, String)>,
     length: Option<usize>,
@@ -29,6 +29,12 @@ pub struct TextEncoder {
     stops: Vec<u32>,
     template: Option<String>,
     digest: String,
+}
+
+/// A token that stands before a text.
+struct Prefix {
+    id: u32,
+    text: String,
 }
 
 /// A context and what follows, as ids.
@@ -44,7 +50,7 @@ impl TextEncoder {
     /// Opens the tokenizer of a model folder, or the one beside a model of one file.
     ///
     /// # Errors
-    /// There is none, it is not valid, or it has neither a first nor a last token.
+    /// There is none, or it is not valid.
     pub fn open(folder: &Path) -> Result<Self> {
         let beside = folder.parent().filter(|_| folder.is_file());
         let folder = match beside {
@@ -71,13 +77,10 @@ impl TextEncoder {
             Some((inner.token_to_id(&text)?, text))
         };
         let (bos, eos) = (named("bos_token"), named("eos_token"));
-        let prefix = bos.as_ref().or(eos.as_ref()).map(|(id, _)| *id).ok_or_else(|| {
-            Error::input("a tokenizer names no token that begins or ends a text")
-                .file(&folder.join("tokenizer_config.json"))
-                .key("bos_token")
-                .hint("set `bos_token` or `eos_token` there")
-        })?;
-        let prefix_text = inner.decode(&[prefix], false).map_err(refused)?;
+        let prefix = bos.as_ref().or(eos.as_ref()).map(|(id, _)| *id).map(|id| {
+            let text = inner.decode(&[id], false).map_err(refused)?;
+            Ok(Prefix { id, text })
+        });
         let explicit =
             ["add_bos_token", "add_eos_token"].iter().any(|key| settings.contains_key(*key));
         let added = |key: &str, token: &Option<(u32, String)>| match settings.get(key) {
@@ -93,8 +96,8 @@ impl TextEncoder {
         stops.dedup();
         Ok(Self {
             around,
-            prefix,
-            prefix_text,
+            prefix: prefix.transpose()?,
+            settings: folder.join("tokenizer_config.json"),
             bos: bos.map(|(_, text)| text),
             eos,
             length: length.map(|length| length as usize),
@@ -116,9 +119,10 @@ impl TextEncoder {
     /// What stands before every text, in words: for the record of a score.
     pub fn bos_policy(&self) -> String {
         let first = self.encode("a", Some(true)).ok().and_then(|ids| ids.first().copied());
-        match first {
-            Some(id) if id == self.prefix => format!("{} before every text", self.prefix_text),
-            _ => format!("{} before texts without context only", self.prefix_text),
+        match &self.prefix {
+            None => "no token before texts".to_string(),
+            Some(Prefix { id, text }) if first == Some(*id) => format!("{text} before every text"),
+            Some(Prefix { text, .. }) => format!("{text} before texts without context only"),
         }
     }
 
@@ -143,8 +147,16 @@ impl TextEncoder {
     }
 
     /// The token that stands before a text without context.
-    pub fn prefix(&self) -> u32 {
-        self.prefix
+    ///
+    /// # Errors
+    /// The tokenizer has neither a first nor a last token.
+    pub fn prefix(&self) -> Result<u32> {
+        self.prefix.as_ref().map(|prefix| prefix.id).ok_or_else(|| {
+            Error::input("a tokenizer names no token that begins or ends a text")
+                .file(&self.settings)
+                .key("bos_token")
+                .hint("set `bos_token` or `eos_token` there")
+        })
     }
 
     /// The ids of a text. Without `special`, the tokens around a text are added as the tokenizer
@@ -153,7 +165,10 @@ impl TextEncoder {
     /// # Errors
     /// The tokenizer fails.
     pub fn encode(&self, text: &str, special: Option<bool>) -> Result<Vec<u32>> {
-        let special = special.unwrap_or_else(|| !text.starts_with(&self.prefix_text));
+        let special = special.unwrap_or_else(|| {
+            let begins = |prefix: &Prefix| text.starts_with(&prefix.text);
+            !self.prefix.as_ref().is_some_and(begins)
+        });
         let encoding = self.inner.encode_fast(text, special && self.around.is_none());
         let encoding = encoding.map_err(|e| {
             Error::input("a text cannot be encoded").fact("text", text).fact("reason", e)
@@ -172,7 +187,7 @@ impl TextEncoder {
     /// The tokenizer fails.
     pub fn encode_from_first(&self, text: &str) -> Result<Vec<u32>> {
         let ids = self.encode(text, Some(false))?;
-        let first = self.bos.as_ref().map(|_| self.prefix);
+        let first = self.prefix.as_ref().filter(|_| self.bos.is_some()).map(|prefix| prefix.id);
         Ok(first.into_iter().chain(ids).collect())
     }
 
@@ -199,7 +214,7 @@ impl TextEncoder {
             let whole = self.encode(&format!("{kept}{moved}"), None)?;
             let context = self.encode(kept, None)?;
             let continuation = whole.get(context.len()..).unwrap_or_default().to_vec();
-            let context = if context.is_empty() { vec![self.prefix] } else { context };
+            let context = if context.is_empty() { vec![self.prefix()?] } else { context };
             Pair { context, continuation }
         };
         if pair.continuation.is_empty() {
@@ -210,12 +225,13 @@ impl TextEncoder {
     }
 
     fn without_context(&self, continuation: &str) -> Result<Pair> {
+        let prefix = self.prefix()?;
         let ids = self.encode(continuation, Some(false))?;
         Ok(match ids.split_first() {
-            Some((first, rest)) if *first == self.prefix => {
+            Some((first, rest)) if *first == prefix => {
                 Pair { context: vec![*first], continuation: rest.to_vec() }
             }
-            _ => Pair { context: vec![self.prefix], continuation: ids },
+            _ => Pair { context: vec![prefix], continuation: ids },
         })
     }
 
@@ -225,7 +241,7 @@ impl TextEncoder {
     /// # Errors
     /// The tokenizer fails.
     pub fn windows(&self, text: &str, max_length: usize) -> Result<Vec<Pair>> {
-        Ok(windows(&self.encode(text, None)?, self.prefix, max_length))
+        Ok(windows(&self.encode(text, None)?, self.prefix()?, max_length))
     }
 
     /// A prompt to continue: its last tokens, so that `new` more fit into `max_length`.
@@ -241,7 +257,7 @@ impl TextEncoder {
         let special = self.bos.as_ref().is_some_and(|bos| text.starts_with(bos));
         let mut ids = self.encode(text, if special { Some(false) } else { Some(true) })?;
         if ids.is_empty() {
-            ids.push(self.prefix);
+            ids.push(self.prefix()?);
         }
         Ok(ids.split_off(ids.len().saturating_sub(room)))
     }

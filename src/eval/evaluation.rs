@@ -195,6 +195,8 @@ impl Contender<'_> {
     fn open(&self, options: &decoder::Options) -> Result<(Decoder, TextEncoder)> {
         let about = |e: Error| e.model(&self.name);
         let encoder = TextEncoder::open(&self.checkpoint.folder).map_err(about)?;
+        // Without it no text could be scored; said before the first task runs.
+        encoder.prefix().map_err(about)?;
         Ok((Decoder::open(self.checkpoint, options).map_err(about)?, encoder))
     }
 }

@@ -63,9 +63,10 @@ pub fn probe(
         }
     }
     seen.truncate(TEXTS);
+    let prefix = encoder.prefix()?;
     let requests: Vec<ScoreRequest> = seen
         .iter()
-        .map(|ids| ScoreRequest { context: vec![encoder.prefix()], continuation: ids.clone() })
+        .map(|ids| ScoreRequest { context: vec![prefix], continuation: ids.clone() })
         .collect();
     let scores = model.score(&requests, &|_| {})?;
     let sum: f64 = scores.iter().map(|score| score.log_likelihood).sum();
@@ -75,7 +76,7 @@ pub fn probe(
     if !model.resident() {
         return Ok(Probe { perplexity, pairs: 1.0 });
     }
-    let prompt = seen.into_iter().next().unwrap_or_else(|| vec![encoder.prefix()]);
+    let prompt = seen.into_iter().next().unwrap_or_else(|| vec![prefix]);
     let room = max_length.saturating_sub(NEW_TOKENS).max(1);
     let prompt = prompt.into_iter().take(room.min(TOKENS / 2)).collect();
     let request = GenerateRequest {

@@ -135,14 +135,6 @@ pub fn routing(
     Ok(Routing { experts: first.experts.len(), experts_per_token: first.chosen, sets: found })
 }
 
-/// The memory that the routing of a model takes at least, in bytes, for texts of `length` tokens.
-///
-/// # Errors
-/// It cannot be computed for this family of models.
-pub fn least_routing_memory(checkpoint: &Checkpoint, length: usize) -> Result<u64> {
-    Ok(forwards(&Backward::open(checkpoint)?, length, 0)?.least())
-}
-
 /// The layers that have a mixture.
 fn routed<'a>(model: &'a Backward<'_>) -> Vec<(usize, &'a Experts)> {
     let layers = model.architecture().layers.iter().enumerate();

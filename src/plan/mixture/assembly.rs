@@ -98,7 +98,10 @@ impl Assembly<'_> {
             None => (families()?, mixture.at.clone()),
         };
         let model_type = base.config.model_type().unwrap_or("none");
-        Family::of_dense(model_type, self.shared.len(), among).map_err(|e| at.at(e))
+        Family::of_dense(model_type, self.shared.len(), among).map_err(|e| {
+            let shared = mixture.shared.first().filter(|_| e.get("key") == Some("shared_experts"));
+            shared.map_or(at, |expert| expert.model.map(())).at(e)
+        })
     }
 
     /// Prompts of a shared expert are for its gate, which not every family has.
@@ -106,11 +109,11 @@ impl Assembly<'_> {
         let prompted = |expert: &&crate::recipe::Expert| {
             !expert.positive.is_empty() || !expert.negative.is_empty()
         };
-        match self.mixture.shared.iter().find(prompted) {
-            Some(expert) if !family.shared.gated => Err(expert
+        match self.mixture.shared.iter().enumerate().find(|(_, expert)| prompted(expert)) {
+            Some((i, expert)) if !family.shared.gated => Err(expert
                 .model
                 .error("a shared expert has prompts, and mixtures of this family no gate for it")
-                .key("shared_experts[0].positive_prompts")
+                .key(format!("shared_experts[{i}].positive_prompts"))
                 .fact("family", &family.name)
                 .hint("remove the prompts: every token goes through the shared expert")),
             _ => Ok(()),
@@ -128,7 +131,9 @@ impl Assembly<'_> {
             family.mixed_config(&base.config, counts, &of_base.windows())?;
         let stored = |name: &str| base.tensor(name).is_some();
         let mixed = converted(&config, stored).map_err(|e| mixture.at.at(e))?;
-        family.expresses(&of_base, &mixed, false).map_err(|e| mixture.at.at(e))?;
+        family
+            .expresses(&of_base, &mixed, false)
+            .map_err(|e| mixture.at.at(e.model(&base.reference)))?;
         self.check_shared(&family)?;
         let made = MixtureParts::of(&mixed)?;
         let of_dense: BTreeSet<&str> =
@@ -210,7 +215,10 @@ impl Assembly<'_> {
         let stored = |name: &str| base.tensor(name).is_some();
         let mixed = architectures::find(&config, stored)?.architecture;
         let of_expert = architecture(&self.models[self.experts[0]])?;
-        family.expresses(&of_expert, &mixed, false).map_err(|e| self.mixture.at.at(e))?;
+        if let Some(expert) = self.mixture.experts.first() {
+            let checked = family.expresses(&of_expert, &mixed, false);
+            checked.map_err(|e| expert.model.at(e.model(&expert.model.value)))?;
+        }
         let made = MixtureParts::of(&mixed)?;
         let last_of = |layer: &MixtureLayer| {
             let last = layer.experts.last().and_then(|expert| expert.last());

@@ -71,7 +71,10 @@ fn extract(
     let (config, edits) = family.dense_config(&model.config, &mixed.windows(), width, name)?;
     let stored = |name: &str| model.tensor(name).is_some();
     let of_dense = converted(&config, stored)?;
-    family.expresses(&of_dense, &mixed, shared)?;
+    family.expresses(&of_dense, &mixed, shared).map_err(|e| {
+        e.model(&model.reference)
+            .hint("extract into a dense family that can be what the experts are: `architecture`")
+    })?;
     let tensors = dense(&of_dense)?;
     let first_of: BTreeMap<&str, &MixtureLayer> = first_tensors(model, &parts);
     let of_mixtures: BTreeSet<&str> = parts.layers.iter().flat_map(names).collect();

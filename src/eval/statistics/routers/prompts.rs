@@ -27,7 +27,12 @@ fn texts(source: &PromptSource, field: &str) -> Result<Vec<String>> {
     match source {
         PromptSource::Here(texts) => Ok(texts.clone()),
         PromptSource::File { path, .. } => {
-            let texts = lines(path, field)?;
+            let texts = lines(path, field).map_err(|e| match e.get("key") {
+                Some(key) if key == field => e.hint(format!(
+                    "give every object a `{field}`, or name a file of plain texts (.txt)"
+                )),
+                _ => e,
+            })?;
             if texts.is_empty() {
                 return Err(Error::input("a file of prompts holds no text").file(path));
             }

@@ -1,286 +1,12 @@
-//! Mixtures of experts: the recipes of mergekit-moe, and surgery on mixtures.
+//! From the keys of a recipe to the mixture that it asks for.
 
-use super::raw::RawList;
-use super::reference::{self, RawReference};
-use super::sources::{At, Sources};
-use super::{Layout, Located, Recipe};
+use super::super::raw::RawList;
+use super::super::sources::{At, Sources};
+use super::super::{Layout, Located, validate};
+use super::raw::{RawDrop, RawExpert, RawExtract, RawMixture};
+use super::{Dropped, Expert, Mixture, Surgery, Take, Texts};
 use crate::error::{Error, Result, nearest};
 use crate::model::GateMode;
-use schemars::JsonSchema;
-use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
-use std::fmt;
-
-/// Dense models that become the experts of a mixture, or join one.
-#[derive(Clone, Debug)]
-pub struct Mixture {
-    /// The routed experts.
-    pub experts: Vec<Expert>,
-    /// The shared experts, which every token goes through.
-    pub shared: Vec<Expert>,
-    /// Where the list of experts stands.
-    pub at: Located<()>,
-    /// Whether the recipe's base is a mixture that the experts join.
-    pub joins: bool,
-    /// `gate_mode`.
-    pub gates: Located<GateMode>,
-    /// A factor on the routers' rows.
-    pub gate_scale: f64,
-    /// What ridge regression adds to the diagonal, by the mean of the diagonal.
-    pub ridge: f64,
-    /// `experts_per_token`.
-    pub chosen: Option<Located<usize>>,
-    /// `architecture`: the family, or the beginning of its name.
-    pub architecture: Option<Located<String>>,
-    /// Whether everything besides the MLPs is the average of the experts'; else it is the base's.
-    pub average: bool,
-}
-
-/// A dense model that becomes an expert.
-#[derive(Clone, Debug)]
-pub struct Expert {
-    /// The model.
-    pub model: Located<String>,
-    /// Texts of the kind that is to be routed to it.
-    pub positive: Vec<Texts>,
-    /// Texts of the kind that is not.
-    pub negative: Vec<Texts>,
-    /// The standard deviation of noise on its weights.
-    pub noise_scale: Option<f64>,
-    /// A factor on what it gives.
-    pub residual_scale: Option<f64>,
-}
-
-/// Texts for a gate.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Texts {
-    /// They stand in the recipe.
-    Here(Vec<String>),
-    /// They stand in a file: texts, or JSON objects with a `text`, one a line.
-    File(Located<String>),
-}
-
-/// What is made of a mixture, the recipe's base.
-#[derive(Clone, Debug)]
-pub enum Surgery {
-    /// A dense model.
-    Extract {
-        /// Which experts it is made of; their average if they are several.
-        experts: Located<Take>,
-        /// `architecture`: the dense family, where it is not the usual one.
-        architecture: Option<Located<String>>,
-    },
-    /// A mixture of fewer experts.
-    Drop {
-        /// Which are left out.
-        experts: Located<Dropped>,
-        /// Whether rows of routers are scaled to the length that they had on average.
-        renormalise: bool,
-        /// `experts_per_token`.
-        chosen: Option<Located<usize>>,
-    },
-}
-
-/// Experts that a dense model is made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Take {
-    /// These routed ones.
-    Numbers(Vec<usize>),
-    /// All routed ones.
-    All,
-    /// The shared one.
-    Shared,
-}
-
-/// Experts that are left out of a mixture.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Dropped {
-    /// The same of every layer.
-    Numbers(Vec<usize>),
-    /// Those of each layer that the fewest tokens were routed to.
-    LeastRouted {
-        /// How many.
-        count: usize,
-        /// The routing: a report of `cognate route`, or a lineage; the mixture's own if none.
-        routing: Option<String>,
-    },
-}
-
-impl Mixture {
-    /// The experts, routed and shared, each with its key.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (String, &Expert)> {
-        let routed = self.experts.iter().enumerate();
-        let shared = self.shared.iter().enumerate();
-        let routed = routed.map(|(i, expert)| (format!("experts[{i}]"), expert));
-        routed.chain(shared.map(|(i, expert)| (format!("shared_experts[{i}]"), expert)))
-    }
-}
-
-/// An entry of `experts` or `shared_experts`.
-#[derive(serde::Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Expert")]
-pub(super) struct RawExpert {
-    /// The dense model: a folder, a GGUF file, `owner/name` on the Hub, or the name of a stage;
-    /// `+ADAPTER` behind it adds a LoRA adapter.
-    #[serde(deserialize_with = "reference::required")]
-    #[schemars(with = "RawReference")]
-    source_model: At<String>,
-    /// Texts of the kind that is to be routed to the expert; or a file of texts (.txt) or JSON objects
-    /// with a `text` (.jsonl), one a line.
-    positive_prompts: Option<At<RawList>>,
-    /// Texts of the kind that is not.
-    negative_prompts: Option<At<RawList>>,
-    /// A file, or files, of more positive texts.
-    data: Option<At<RawList>>,
-    /// The standard deviation of noise that is added to the expert's weights.
-    #[schemars(range(min = 0.0))]
-    noise_scale: Option<At<f64>>,
-    /// A factor on what the expert gives.
-    residual_scale: Option<At<f64>>,
-}
-
-/// The value of `extract`.
-#[derive(JsonSchema)]
-#[schemars(untagged, rename = "Extract")]
-pub(super) enum RawExtract {
-    /// One expert, counted from 0.
-    One(u64),
-    /// The average of several.
-    Several(Vec<u64>),
-    /// `all`, or `shared`.
-    Word(String),
-}
-
-/// The value of `drop`.
-#[derive(JsonSchema)]
-#[schemars(untagged, rename = "Drop")]
-pub(super) enum RawDrop {
-    /// The experts, counted from 0.
-    Numbers(Vec<u64>),
-    /// Those of each layer that the fewest tokens are routed to.
-    Least(RawLeast),
-}
-
-/// The value of `drop`, by routing.
-#[derive(serde::Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "LeastRouted")]
-pub(super) struct RawLeast {
-    /// How many experts of each layer.
-    #[schemars(range(min = 1))]
-    least_routed: At<u64>,
-    /// What `cognate route --json` wrote, or a `lineage.json`; the mixture's own by default.
-    routing: Option<At<String>>,
-}
-
-struct Numbers;
-
-impl<'de> Visitor<'de> for Numbers {
-    type Value = RawExtract;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the number of an expert, a list of them, `all` or `shared`")
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<RawExtract, E> {
-        Ok(RawExtract::One(number))
-    }
-
-    fn visit_str<E>(self, word: &str) -> Result<RawExtract, E> {
-        Ok(RawExtract::Word(word.to_string()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawExtract, A::Error> {
-        let mut numbers = Vec::new();
-        while let Some(number) = seq.next_element()? {
-            numbers.push(number);
-        }
-        Ok(RawExtract::Several(numbers))
-    }
-}
-
-impl<'de> Deserialize<'de> for RawExtract {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Numbers)
-    }
-}
-
-impl<'de> Deserialize<'de> for RawDrop {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form;
-        impl<'de> Visitor<'de> for Form {
-            type Value = RawDrop;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of experts' numbers, or a mapping with `least_routed`")
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<RawDrop, E> {
-                Ok(RawDrop::Numbers(vec![number]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawDrop, A::Error> {
-                let mut numbers = Vec::new();
-                while let Some(number) = seq.next_element()? {
-                    numbers.push(number);
-                }
-                Ok(RawDrop::Numbers(numbers))
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<RawDrop, A::Error> {
-                let map = serde::de::value::MapAccessDeserializer::new(map);
-                RawLeast::deserialize(map).map(RawDrop::Least)
-            }
-        }
-        deserializer.deserialize_any(Form)
-    }
-}
-
-/// The keys of mixtures.
-#[derive(Default)]
-pub(super) struct RawMixture {
-    pub(super) experts: Option<At<Vec<RawExpert>>>,
-    pub(super) shared_experts: Option<At<Vec<RawExpert>>>,
-    pub(super) gate_mode: Option<At<String>>,
-    pub(super) gate_scale: Option<At<f64>>,
-    pub(super) gate_ridge: Option<At<f64>>,
-    pub(super) experts_per_token: Option<At<i64>>,
-    pub(super) architecture: Option<At<String>>,
-    pub(super) attention: Option<At<String>>,
-    pub(super) mixture: Option<At<String>>,
-    pub(super) extract: Option<At<RawExtract>>,
-    pub(super) drop: Option<At<RawDrop>>,
-    pub(super) renormalise: Option<At<bool>>,
-}
-
-impl RawMixture {
-    /// Whether the recipe is about a mixture.
-    pub(super) fn is_given(&self) -> bool {
-        self.first().is_some()
-    }
-
-    /// The first of its keys that is given, with its place.
-    fn first(&self) -> Option<(&'static str, At<()>)> {
-        fn place<T>(of: &Option<At<T>>) -> Option<At<()>> {
-            of.as_ref().map(At::place)
-        }
-        let all = [
-            ("experts", place(&self.experts)),
-            ("mixture", place(&self.mixture)),
-            ("shared_experts", place(&self.shared_experts)),
-            ("gate_mode", place(&self.gate_mode)),
-            ("experts_per_token", place(&self.experts_per_token)),
-            ("attention", place(&self.attention)),
-            ("gate_scale", place(&self.gate_scale)),
-            ("gate_ridge", place(&self.gate_ridge)),
-            ("extract", place(&self.extract)),
-            ("drop", place(&self.drop)),
-            ("renormalise", place(&self.renormalise)),
-            ("architecture", place(&self.architecture)),
-        ];
-        all.into_iter().find_map(|(key, at)| Some((key, at?)))
-    }
-}
 
 /// What reads the keys of one recipe.
 struct Reader<'a> {
@@ -292,7 +18,7 @@ struct Reader<'a> {
 ///
 /// # Errors
 /// Keys are missing, do not go together, or have values that they cannot have.
-pub(super) fn layout(
+pub(in crate::recipe) fn layout(
     sources: &Sources,
     at: &Located<()>,
     mut raw: RawMixture,
@@ -461,7 +187,7 @@ impl Reader<'_> {
 
     fn expert(&self, key: &str, raw: RawExpert) -> Result<Expert> {
         let model = self.sources.locate(raw.source_model);
-        let model = super::validate::model_reference(&format!("{key}.source_model"), model)?;
+        let model = validate::model_reference(&format!("{key}.source_model"), model)?;
         let mut positive: Vec<Texts> = self.prompts(raw.positive_prompts).into_iter().collect();
         if let Some(files) = raw.data {
             positive.extend(files.located(self.sources).into_iter().map(Texts::File));
@@ -669,14 +395,4 @@ fn distinct(at: &Located<()>, key: &str, numbers: Vec<u64>) -> Result<Vec<usize>
         return Err(at.error("no expert is named").key(key).hint("experts are counted from 0"));
     }
     Ok(found)
-}
-
-impl Recipe {
-    /// The mixture that is made, or that experts join.
-    pub(crate) fn mixture(&self) -> Option<&Mixture> {
-        match &self.layout {
-            Layout::Mixture(mixture) => Some(mixture),
-            _ => None,
-        }
-    }
 }
