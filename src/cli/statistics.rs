@@ -12,21 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// A model, documents, and the file of what is computed of them.
+/// Which texts a model reads, and what it may take for that.
 #[derive(ClapArgs)]
-pub(super) struct Common {
-    /// The model: a folder, a GGUF file or a name on the Hub; `+ADAPTER` adds a LoRA adapter
-    model: String,
-    /// The documents: JSON objects, one a line (.jsonl), or texts, one a line (.txt)
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
-    /// The safetensors file to write
-    #[arg(short, long)]
-    out: PathBuf,
-    /// Take the first N documents [default: all]
+pub(super) struct Reading {
+    /// Take the first N texts of a file [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     samples: Option<u64>,
-    /// Tokens of a document at most [default: the model's context, 2048 at most]
+    /// Tokens of a text at most [default: the model's context, 2048 at most]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(2..))]
     length: Option<u64>,
     /// The field of a JSON object that holds the text
@@ -38,6 +30,41 @@ pub(super) struct Common {
     /// Memory to stay within
     #[arg(long, default_value = "8GiB", value_parser = size)]
     memory: u64,
+}
+
+impl Reading {
+    /// Which texts.
+    pub(super) fn settings(&self) -> DocumentSettings {
+        DocumentSettings {
+            samples: self.samples.map(|samples| samples as usize),
+            length: self.length.map(|length| length as usize),
+            field: self.field.clone(),
+        }
+    }
+
+    pub(super) fn resources(&self) -> Resources {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Resources {
+            memory: self.memory,
+            threads: self.threads.map_or_else(cores, usize::from),
+            cache: cache_folder(),
+        }
+    }
+}
+
+/// A model, documents, and the file of what is computed of them.
+#[derive(ClapArgs)]
+pub(super) struct Common {
+    /// The model: a folder, a GGUF file or a name on the Hub; `+ADAPTER` adds a LoRA adapter
+    model: String,
+    /// The documents: JSON objects, one a line (.jsonl), or texts, one a line (.txt)
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// The safetensors file to write
+    #[arg(short, long)]
+    out: PathBuf,
+    #[command(flatten)]
+    reading: Reading,
     /// Replace an earlier file
     #[arg(long)]
     overwrite: bool,
@@ -64,11 +91,7 @@ const EVERY: Duration = Duration::from_secs(5);
 impl Common {
     /// Which documents.
     pub(super) fn documents(&self) -> DocumentSettings {
-        DocumentSettings {
-            samples: self.samples.map(|samples| samples as usize),
-            length: self.length.map(|length| length as usize),
-            field: self.field.clone(),
-        }
+        self.reading.settings()
     }
 
     /// Opens the model, computes, and prints what was computed: `said` puts it in words.
@@ -80,12 +103,7 @@ impl Common {
         let watch = if self.quiet { Progress::silent() } else { Progress::stderr() };
         let fetch = Fetch { want: Want::Everything, watch: &watch };
         let model = Finder::new(Path::new(""), Some(fetch)).open(&self.model)?;
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let resources = Resources {
-            memory: self.memory,
-            threads: self.threads.map_or_else(cores, usize::from),
-            cache: cache_folder(),
-        };
+        let resources = self.reading.resources();
         let last = Mutex::new(Instant::now());
         let progress = |line: &str| {
             if let Ok(mut last) = last.lock()

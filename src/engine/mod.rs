@@ -2,6 +2,7 @@
 
 mod blocks;
 mod digests;
+mod disk;
 mod job;
 mod lanes;
 mod model_io;

@@ -5,7 +5,8 @@
 //! further files are relative to the file that includes them.
 
 use super::Located;
-use super::raw::{self, RawRecipe};
+use super::parse::parse;
+use super::raw::RawRecipe;
 use super::sources::{At, Sources};
 use super::stages::MAX_BYTES;
 use crate::error::{Error, Result};
@@ -45,7 +46,7 @@ pub(super) fn resolve(
 /// The document in an included file, with the keys of what it includes in turn.
 fn included(sources: &mut Sources, path: &Located<String>, chain: &[usize]) -> Result<RawRecipe> {
     let number = read(sources, path, chain)?;
-    let mut documents = raw::parse(sources, number).map_err(|e| from(path, e))?.into_iter();
+    let mut documents = parse(sources, number).map_err(|e| from(path, e))?.into_iter();
     let Some(At { value: document, .. }) = documents.next() else {
         return Err(refused(path, "an included file is empty"));
     };

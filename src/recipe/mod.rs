@@ -14,6 +14,7 @@ mod mixture;
 mod nearby;
 mod overrides;
 mod parameters;
+mod parse;
 mod raw;
 mod reference;
 mod schema;

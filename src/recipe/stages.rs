@@ -3,7 +3,8 @@
 //! A stage may use the output of another one by its name, as in the files of mergekit-multi. The
 //! order in the file does not matter.
 
-use super::raw::{self, RawRecipe};
+use super::parse::parse;
+use super::raw::RawRecipe;
 use super::sources::{At, Included, Sources};
 use super::{Located, Recipe, include, overrides, validate};
 use crate::error::{Error, Result, list};
@@ -51,7 +52,7 @@ impl RecipeFile {
     pub fn parse(file: &Path, text: String, overrides: &[String]) -> Result<Self> {
         let mut sources = Sources::new(file, text);
         let mut stages = Vec::new();
-        for mut document in raw::parse(&sources, 0)? {
+        for mut document in parse(&sources, 0)? {
             document.value = include::resolve(&mut sources, document.value, &[0])?;
             flatten(&sources, document, &mut stages)?;
         }

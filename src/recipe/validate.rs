@@ -5,7 +5,9 @@ use super::mixture::RawMixture;
 use super::raw::{RawModel, RawModules, RawRecipe, RawSlice};
 use super::sources::{At, Sources};
 use super::statistics::{RawFisherData, RawGramData, RawStatistics, StatisticsInput, statistics};
-use super::{Layout, Located, ModelInput, Module, Parameters, Recipe, Slice, SliceSource};
+use super::{
+    Layout, Located, ModelInput, Module, Parameters, PostSettings, Recipe, Slice, SliceSource,
+};
 use crate::error::{Result, nearest};
 use crate::model::{ChatTemplate, Float};
 use std::path::Path;
@@ -30,24 +32,68 @@ pub(super) enum Level {
     Tensor,
 }
 
+/// What a recipe asks for, of whichever kind it is.
+struct Asked {
+    methods: Methods,
+    align_experts: bool,
+    posts: Vec<PostSettings>,
+    layout: Layout,
+    base_model: Option<Located<String>>,
+    parameters: Parameters,
+    warnings: Vec<String>,
+}
+
 pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Result<Recipe> {
     let raw = sources.locate(raw);
     let at = raw.map(());
     let mut raw = raw.value;
     let mixture = raw.take_mixture();
-    if mixture.is_given() {
-        return about_mixture(file, sources, at, raw, mixture);
-    }
-    let name = raw.merge_method.ok_or_else(|| {
+    let asked = if mixture.is_given() {
+        mixture_asked(sources, &at, &mut raw, mixture)?
+    } else {
+        merge_asked(file, sources, &at, &mut raw)?
+    };
+    let recipe = Recipe {
+        file: file.to_path_buf(),
+        name: raw.name.map(|name| stage_name(sources, name)).transpose()?,
+        save: raw.save.map(|at| sources.locate(at)),
+        at,
+        methods: asked.methods,
+        align_experts: asked.align_experts,
+        posts: asked.posts,
+        layout: asked.layout,
+        base_model: asked.base_model,
+        parameters: asked.parameters,
+        dtype: raw.dtype.map(|dtype| float(sources, "dtype", dtype)).transpose()?,
+        out_dtype: raw.out_dtype.map(|dtype| float(sources, "out_dtype", dtype)).transpose()?,
+        tokenizer: super::tokenizer::settings(sources, raw.tokenizer_source, raw.tokenizer)?,
+        chat_template: raw.chat_template.map(|text| chat_template(sources, text)).transpose()?,
+        seed: raw.random_seed.map(|seed| seed.value),
+        evaluate: raw.evaluate.map(|raw| super::evaluate::settings(sources, raw)).transpose()?,
+        warnings: asked.warnings,
+    };
+    recipe.check_statistics()?;
+    Ok(recipe)
+}
+
+/// A recipe that merges models.
+fn merge_asked(
+    file: &Path,
+    sources: &Sources,
+    at: &Located<()>,
+    raw: &mut RawRecipe,
+) -> Result<Asked> {
+    let name = raw.merge_method.take().ok_or_else(|| {
         at.error("the key `merge_method` is missing")
             .key("merge_method")
             .hint("add `merge_method: linear`, or another; `cognate methods` lists them")
     })?;
     let (methods, name) = super::methods::methods(sources, name)?;
     let mut context = Context { sources, file, methods, warnings: Vec::new() };
-    let parameters = context.parameters("parameters", raw.parameters, Level::Tensor)?;
-    let layout = match raw.modules {
-        None => context.layout("", &name, raw.models, raw.slices)?,
+    let parameters =
+        context.parameters("parameters", std::mem::take(&mut raw.parameters), Level::Tensor)?;
+    let layout = match raw.modules.take() {
+        None => context.layout("", &name, raw.models.take(), raw.slices.take())?,
         Some(_) if raw.models.is_some() || raw.slices.is_some() => {
             return Err(name
                 .error("a recipe has more than one of `models`, `slices` and `modules`")
@@ -57,43 +103,30 @@ pub(super) fn recipe(file: &Path, sources: &Sources, raw: At<RawRecipe>) -> Resu
         Some(modules) => context.modules(sources.locate(modules))?,
     };
     let base_model =
-        raw.base_model.map(|base| context.reference("base_model", base)).transpose()?;
+        raw.base_model.take().map(|base| context.reference("base_model", base)).transpose()?;
     let posts = context.posts([
-        ("subspace_boosting", raw.subspace_boosting),
-        ("svc", raw.svc),
-        ("lines", raw.lines),
+        ("subspace_boosting", raw.subspace_boosting.take()),
+        ("svc", raw.svc.take()),
+        ("lines", raw.lines.take()),
     ])?;
-    let recipe = Recipe {
-        file: file.to_path_buf(),
-        name: raw.name.map(|name| stage_name(sources, name)).transpose()?,
-        save: raw.save.map(|at| sources.locate(at)),
-        at,
+    Ok(Asked {
         methods: context.methods,
-        align_experts: raw.align_experts.is_some_and(|flag| flag.value),
+        align_experts: raw.align_experts.as_ref().is_some_and(|flag| flag.value),
         posts,
         layout,
         base_model,
         parameters,
-        dtype: raw.dtype.map(|dtype| float(sources, "dtype", dtype)).transpose()?,
-        out_dtype: raw.out_dtype.map(|dtype| float(sources, "out_dtype", dtype)).transpose()?,
-        tokenizer: super::tokenizer::settings(sources, raw.tokenizer_source, raw.tokenizer)?,
-        chat_template: raw.chat_template.map(|text| chat_template(sources, text)).transpose()?,
-        seed: raw.random_seed.map(|seed| seed.value),
-        evaluate: raw.evaluate.map(|raw| super::evaluate::settings(sources, raw)).transpose()?,
         warnings: context.warnings,
-    };
-    recipe.check_statistics()?;
-    Ok(recipe)
+    })
 }
 
 /// A recipe that makes a mixture of experts, or something of one.
-fn about_mixture(
-    file: &Path,
+fn mixture_asked(
     sources: &Sources,
-    at: Located<()>,
-    raw: RawRecipe,
+    at: &Located<()>,
+    raw: &mut RawRecipe,
     mixture: RawMixture,
-) -> Result<Recipe> {
+) -> Result<Asked> {
     let of_merges = [
         ("merge_method", raw.merge_method.as_ref().map(At::place)),
         ("models", raw.models.as_ref().map(At::place)),
@@ -114,26 +147,16 @@ fn about_mixture(
             .key(key)
             .hint("remove it, or make a stage of the merge and use its name as a model"));
     }
-    let base = raw.base_model.map(|base| model_reference("base_model", sources.locate(base)));
-    let (layout, base, warnings) =
-        super::mixture::layout(sources, &at, mixture, base.transpose()?)?;
-    Ok(Recipe {
-        file: file.to_path_buf(),
-        name: raw.name.map(|name| stage_name(sources, name)).transpose()?,
-        save: raw.save.map(|at| sources.locate(at)),
-        at,
+    let base =
+        raw.base_model.take().map(|base| model_reference("base_model", sources.locate(base)));
+    let (layout, base, warnings) = super::mixture::layout(sources, at, mixture, base.transpose()?)?;
+    Ok(Asked {
         methods: Methods::none(),
         align_experts: false,
         posts: Vec::new(),
         layout,
         base_model: Some(base),
         parameters: Parameters::default(),
-        dtype: raw.dtype.map(|dtype| float(sources, "dtype", dtype)).transpose()?,
-        out_dtype: raw.out_dtype.map(|dtype| float(sources, "out_dtype", dtype)).transpose()?,
-        tokenizer: super::tokenizer::settings(sources, raw.tokenizer_source, raw.tokenizer)?,
-        chat_template: raw.chat_template.map(|text| chat_template(sources, text)).transpose()?,
-        seed: raw.random_seed.map(|seed| seed.value),
-        evaluate: raw.evaluate.map(|raw| super::evaluate::settings(sources, raw)).transpose()?,
         warnings,
     })
 }
