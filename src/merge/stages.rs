@@ -10,13 +10,13 @@ use super::{Merge, WriteOptions, Written, mixture, statistics};
 use crate::engine::{DigestMode, Digests, NanPolicy, Outcome, PlannedTensor, sibling};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
-use crate::lineage;
+use crate::lineage::{self, Declarations, Family};
 use crate::methods::Reads;
 use crate::model::{Checkpoint, Config, Finder, Source};
 use crate::plan::{self, Plan, Vocabulary};
 use crate::recipe::{Recipe, RecipeFile, StatisticsSource, stage_part};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub(super) struct Stage {
     /// As the plan sees them: in the vocabulary of the output.
     pub(super) models: Vec<Checkpoint>,
     pub(super) plan: Plan,
+    /// The parents of its output, through the stages it uses.
+    pub(super) family: Family,
     pub(super) keep: Keep,
     /// The files beside the weights, where those of the config's model are not the stage's.
     files: Option<TempDir>,
@@ -72,6 +74,8 @@ pub(super) fn open(
 ) -> Result<Vec<Stage>> {
     let mut planned: BTreeMap<&str, Checkpoint> = BTreeMap::new();
     let mut stages: Vec<Stage> = Vec::new();
+    let mut known = Declarations::default();
+    let names: Vec<&str> = file.stages.iter().map(Recipe::title).collect();
     for (i, recipe) in file.stages.iter().enumerate() {
         let opened = models(recipe, &planned, finder, options.seed)?;
         let opened = mixture::seen(recipe, opened, finder)?;
@@ -95,10 +99,38 @@ pub(super) fn open(
             planned.insert(&name.value, checkpoint);
         }
         let keep = keep(file, i, &plan);
+        let own = Family::of(&models, &names, &mut known);
+        plan.warnings.extend(own.notes());
+        let uses = used(&models, &stages);
+        let mut family = Family::default();
+        uses.iter().for_each(|stage| family.join(&stage.family));
+        family.join(&own);
+        if keep.stays() {
+            plan.warnings.extend(family.license_warnings());
+        }
+        let names = uses.iter().map(|stage| stage.name.as_str()).collect::<Vec<_>>();
+        let of_used = file.stages.iter().filter(|other| names.contains(&other.title()));
+        let recipes: Vec<&Recipe> = of_used.chain([recipe]).collect();
+        plan.label(lineage::label(file, &recipes, plan.seed, &family), options)?;
         let name = recipe.title().to_string();
-        stages.push(Stage { name, models, plan, keep, files });
+        stages.push(Stage { name, models, plan, family, keep, files });
     }
     Ok(stages)
+}
+
+/// The stages before that these models come from, or that those come from, in order.
+fn used<'a>(models: &[Checkpoint], before: &'a [Stage]) -> Vec<&'a Stage> {
+    let part = |model: &Checkpoint| stage_part(&model.reference).to_string();
+    let mut names: BTreeSet<String> = models.iter().map(part).collect();
+    let mut found = Vec::new();
+    for stage in before.iter().rev() {
+        if names.contains(&stage.name) {
+            names.extend(stage.models.iter().map(part));
+            found.push(stage);
+        }
+    }
+    found.reverse();
+    found
 }
 
 /// The checkpoints of a recipe's references: stages by their names, folders otherwise.
@@ -329,6 +361,7 @@ impl Merge {
                 recipe,
                 models: &models,
                 plan: &stage.plan,
+                family: &stage.family,
                 before: &before,
                 streamed: &streamed.concat(),
                 examine: examine.map(|examine| examine as &Examine<'_>),
@@ -363,6 +396,8 @@ impl Merge {
                     (Checkpoint::open(name, folder)?, record)
                 }
             };
+            // They stand in the output's own table, once.
+            record.as_object_mut().and_then(|record| record.shift_remove("ancestors"));
             record["name"] = name.into();
             record["kept"] = stage.keep.to_string().into();
             before.push(record);
@@ -411,5 +446,5 @@ fn streamed_record(step: &Step<'_>, options: &WriteOptions) -> Result<Value> {
     }
     let outputs = vec![None; step.plan.jobs.len()];
     let outcome = Outcome { outputs, inputs, resumed: 0 };
-    Ok(lineage::manifest(step.file, step.recipe, step.plan, step.models, &outcome))
+    Ok(lineage::manifest(step.file, step.recipe, step.plan, step.models, &outcome, step.family))
 }

@@ -149,6 +149,15 @@ pub fn resolve(
     Ok(Resolved { reference: reference.clone(), folder, commit, files, temporary })
 }
 
+/// The folder of a model in the cache and the commit it holds, with whatever of its files is there. The
+/// Hub is not asked.
+pub fn cached_folder(reference: &HubReference, settings: &Settings) -> Option<(PathBuf, String)> {
+    let cache = RepoCache::new(&settings.cache, reference);
+    let commit = cache.commit()?;
+    let folder = cache.snapshot(&commit);
+    folder.is_dir().then_some((folder, commit))
+}
+
 impl From<Remote> for HubFile {
     fn from(file: Remote) -> Self {
         Self { path: file.path, size: file.size, sha256: file.sha256 }
