@@ -136,7 +136,8 @@ fn broken_manifests_are_refused() {
     let good = sandbox.read_json("out/lineage.json");
     assert_eq!(wrong(&validator, &good), Vec::<String>::new());
     let sha = sha256(&sandbox.read("first/lineage.json"));
-    let broken: [(&str, &dyn Fn(&mut Value)); 9] = [
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let broken: [(&str, Change<'_>); 9] = [
         ("another schema", &|m| m["schema"] = "cognate/lineage/2".into()),
         ("an unknown field", &|m| m["time"] = "now".into()),
         ("no output", &|m| drop(m.as_object_mut().unwrap().remove("output"))),

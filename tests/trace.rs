@@ -66,6 +66,8 @@ fn four_generations_with_a_folder_deleted() {
         );
     }
     assert_eq!(text(&sandbox, &["four", "--format", "json"]), text(&sandbox, &["four", "--json"]));
+    let shown = format!("$ cognate trace four\n{}", text(&sandbox, &["four"]));
+    assert!(include_str!("../docs/lineage.md").contains(&shown), "docs/lineage.md shows another");
     // With all folders gone but the last, the tree is the same.
     for folder in ["one", "two", "a", "b", "c"] {
         std::fs::remove_dir_all(sandbox.path(folder)).unwrap();

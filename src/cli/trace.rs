@@ -9,7 +9,7 @@ use cognate::lineage::trace::{Format, Options, trace};
 pub(crate) struct Args {
     /// The model: a folder, or a name on the Hub, of which only what the cache holds is read
     model: String,
-    /// How to print it: text, json, mermaid, dot or html
+    /// How to print it
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
     /// Hash the weights of parents that are there, and compare them with the digests on record

@@ -263,7 +263,7 @@ fn recorded_inputs(manifest: &Value) -> impl Iterator<Item = &Value> {
 }
 
 /// The names that a recorded input holds of itself and its parents.
-fn named_in(input: &Value, found: &mut Vec<String>) {
+pub(crate) fn named_in(input: &Value, found: &mut Vec<String>) {
     let text = |value: &Value| value.as_str().map(str::to_string);
     found.extend(text(&input["repo"]));
     let bases = |card: &Value| -> Vec<String> {

@@ -109,12 +109,12 @@ fn between((a_model, a_id): (&str, &str), (b_model, b_id): (&str, &str)) -> Opti
     if a.against.iter().any(|id| id == b_id) || b.against.iter().any(|id| id == a_id) {
         return Some(format!("{first} and {second} are held to be incompatible"));
     }
-    if let (Some(x), Some(y)) = (&a.same, &b.same) {
-        if !x.iter().any(|id| y.contains(id)) {
-            return Some(format!(
-                "{first} and {second} each ask that what is made of the model stays under their own terms"
-            ));
-        }
+    if let (Some(x), Some(y)) = (&a.same, &b.same)
+        && !x.iter().any(|id| y.contains(id))
+    {
+        return Some(format!(
+            "{first} and {second} each ask that what is made of the model stays under their own terms"
+        ));
     }
     for (own, owner, other, name) in [(a, &first, b, &second), (b, &second, a, &first)] {
         if own.same.is_some()

@@ -13,7 +13,7 @@ pub mod trace;
 pub use card::card;
 pub(crate) use card::short_name;
 pub use evaluation::{EVALUATION, Evaluation, record};
-pub(crate) use family::Declarations;
+pub(crate) use family::{Declarations, named_in};
 pub use family::{Family, Member};
 pub(crate) use label::label;
 pub(crate) use manifest::digest;

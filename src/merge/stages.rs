@@ -6,7 +6,7 @@
 
 use super::evaluate::Examination;
 use super::step::{Examine, Route, Step};
-use super::{Merge, WriteOptions, Written, mixture, statistics};
+use super::{Merge, WriteOptions, Written, mixture, parents, statistics};
 use crate::engine::{DigestMode, Digests, NanPolicy, Outcome, PlannedTensor, sibling};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
@@ -16,7 +16,7 @@ use crate::model::{Checkpoint, Config, Finder, Source};
 use crate::plan::{self, Plan, Vocabulary};
 use crate::recipe::{Recipe, RecipeFile, StatisticsSource, stage_part};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,7 +75,6 @@ pub(super) fn open(
     let mut planned: BTreeMap<&str, Checkpoint> = BTreeMap::new();
     let mut stages: Vec<Stage> = Vec::new();
     let mut known = Declarations::default();
-    let names: Vec<&str> = file.stages.iter().map(Recipe::title).collect();
     for (i, recipe) in file.stages.iter().enumerate() {
         let opened = models(recipe, &planned, finder, options.seed)?;
         let opened = mixture::seen(recipe, opened, finder)?;
@@ -99,38 +98,17 @@ pub(super) fn open(
             planned.insert(&name.value, checkpoint);
         }
         let keep = keep(file, i, &plan);
-        let own = Family::of(&models, &names, &mut known);
-        plan.warnings.extend(own.notes());
-        let uses = used(&models, &stages);
-        let mut family = Family::default();
-        uses.iter().for_each(|stage| family.join(&stage.family));
-        family.join(&own);
+        let parents = parents::of(file, recipe, &models, &stages, &mut known);
+        plan.warnings.extend(parents.own.notes());
         if keep.stays() {
-            plan.warnings.extend(family.license_warnings());
+            plan.warnings.extend(parents.family.license_warnings());
         }
-        let names = uses.iter().map(|stage| stage.name.as_str()).collect::<Vec<_>>();
-        let of_used = file.stages.iter().filter(|other| names.contains(&other.title()));
-        let recipes: Vec<&Recipe> = of_used.chain([recipe]).collect();
-        plan.label(lineage::label(file, &recipes, plan.seed, &family), options)?;
+        plan.label(lineage::label(file, &parents.recipes, plan.seed, &parents.family), options)?;
+        let family = parents.family;
         let name = recipe.title().to_string();
         stages.push(Stage { name, models, plan, family, keep, files });
     }
     Ok(stages)
-}
-
-/// The stages before that these models come from, or that those come from, in order.
-fn used<'a>(models: &[Checkpoint], before: &'a [Stage]) -> Vec<&'a Stage> {
-    let part = |model: &Checkpoint| stage_part(&model.reference).to_string();
-    let mut names: BTreeSet<String> = models.iter().map(part).collect();
-    let mut found = Vec::new();
-    for stage in before.iter().rev() {
-        if names.contains(&stage.name) {
-            names.extend(stage.models.iter().map(part));
-            found.push(stage);
-        }
-    }
-    found.reverse();
-    found
 }
 
 /// The checkpoints of a recipe's references: stages by their names, folders otherwise.

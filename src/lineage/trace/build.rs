@@ -19,6 +19,8 @@ pub(super) struct Built {
     pub(super) trace: Trace,
     /// By node: the names that its own files declare as parents, with the file.
     pub(super) declared: BTreeMap<usize, Vec<(&'static str, Vec<String>)>>,
+    /// By node: all names that its manifest holds of inputs and of what those declared.
+    pub(super) said: BTreeMap<usize, Vec<String>>,
     /// By node: the recorded digest of an input with the folders of model and adapters, and its edge.
     pub(super) digests: Vec<Recorded>,
 }

@@ -34,7 +34,7 @@ impl Trace {
             page,
             "<p>Each model stands above those it was made of. <span class=\"recorded\">Recorded</span>: by the manifest of the merge. <span class=\"declared\">Declared</span>: by a card or a config. <span class=\"inferred\">Inferred</span>: from weights.</p>"
         )?;
-        writeln!(page, "<ul>\n<li>")?;
+        writeln!(page, "<ul>\n<li id=\"n0\">")?;
         describe(page, root)?;
         self.list(page, 0, &self.tree())?;
         writeln!(page, "</li>\n</ul>")?;

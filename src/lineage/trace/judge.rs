@@ -12,7 +12,7 @@ pub(super) fn judge(built: &mut Built) {
     let mut found: Vec<(usize, String)> = Vec::new();
     for (index, declared) in &built.declared {
         if built.trace.parents(*index).any(|(_, edge)| edge.evidence == Evidence::Recorded) {
-            against_record(&built.trace, *index, declared, &mut found);
+            against_record(built, *index, declared, &mut found);
         } else {
             among_declared(declared, *index, &mut found);
         }
@@ -108,11 +108,15 @@ fn same(a: &str, b: &str, b_is_path: bool) -> bool {
 
 /// What files declare beside a manifest: names that it does not hold, and parents that a card leaves out.
 fn against_record(
-    trace: &Trace,
+    built: &Built,
     index: usize,
     declared: &[(&'static str, Vec<String>)],
     found: &mut Vec<(usize, String)>,
 ) {
+    let trace = &built.trace;
+    let mut told = above(trace, index);
+    told.insert(index);
+    let said: Vec<&String> = told.iter().filter_map(|i| built.said.get(i)).flatten().collect();
     let all: Vec<_> = above(trace, index).into_iter().filter_map(|i| trace.nodes.get(i)).collect();
     let names =
         |node: &super::Node| (node.repo.clone().unwrap_or(node.name.clone()), node.repo.is_none());
@@ -122,7 +126,7 @@ fn against_record(
                 let (own, is_path) = names(node);
                 same(name, &own, is_path)
             });
-            if !known {
+            if !known && !said.iter().any(|said| same(name, said, false)) {
                 found.push((
                     index,
                     format!("{file} names {name}, which lineage.json does not know"),

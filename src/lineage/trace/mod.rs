@@ -14,7 +14,7 @@ mod recorded;
 mod text;
 mod weights;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use std::path::PathBuf;
 
 /// More models than this are not followed.
@@ -129,7 +129,7 @@ pub struct Trace {
 }
 
 /// How a trace is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// A tree for people.
     #[default]
@@ -142,22 +142,6 @@ pub enum Format {
     Dot,
     /// A page that stands by itself.
     Html,
-}
-
-impl std::str::FromStr for Format {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            "mermaid" => Ok(Self::Mermaid),
-            "dot" => Ok(Self::Dot),
-            "html" => Ok(Self::Html),
-            _ => Err(Error::input("there is no such format")
-                .expected("text, json, mermaid, dot or html", text)),
-        }
-    }
 }
 
 /// Traces a model: a folder, or `org/name` on the Hub, of which only what the cache holds is read.

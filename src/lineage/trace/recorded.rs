@@ -4,8 +4,8 @@
 use super::build::{self, Builder, Open, Recorded, folder_key, manifest_key, node, text};
 use super::locate::{Named, Place, Places};
 use super::{Evidence, Kind, Node, State};
-use crate::lineage::FILE;
 use crate::lineage::declared::{Card, Declared, parse_mergekit};
+use crate::lineage::{FILE, named_in};
 use crate::recipe::stage_part;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -63,6 +63,7 @@ impl Builder {
             }
             let depth = self.built.trace.nodes.get(child).map_or(depth, |node| node.depth);
             for input in own["inputs"].as_array().into_iter().flatten() {
+                named_in(input, self.built.said.entry(index).or_default());
                 let Some(reference) = input["model"].as_str() else { continue };
                 let adapters = input["adapters"].as_array().map(Vec::as_slice).unwrap_or_default();
                 let name = if adapters.is_empty() { reference } else { stage_part(reference) };
@@ -215,8 +216,8 @@ impl Builder {
                 None => "is gone",
             };
             child.contradictions.push(format!(
-                "the lineage.json of {name} in {} {now}{}",
-                place.folder.display(),
+                "{} {now}{}",
+                place.folder.join(FILE).display(),
                 if follow_kept { "; the recorded one is shown" } else { "" },
             ));
         }
