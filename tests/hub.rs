@@ -256,7 +256,7 @@ fn files_the_listing_does_not_describe_are_asked_for() {
     let (sandbox, hub) = (Sandbox::new(), hub());
     hub.with(|state| state.terse = true);
     let resolved = get("org/a", Want::Everything, &settings(&sandbox, &hub)).unwrap();
-    assert_eq!(resolved.files.len(), 6);
+    assert_eq!(resolved.files.len(), 7);
     let requests = hub.requests();
     assert!(requests.iter().any(|line| line.starts_with("HEAD /org/a/resolve")));
     assert!(requests.iter().any(|line| line.starts_with("HEAD /stored/org/a/resolve")));

@@ -3,6 +3,7 @@
 
 use crate::engine::hex;
 use crate::lineage::SCHEMA;
+use crate::model::hub::is_sha256;
 use serde::Deserialize;
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
@@ -72,11 +73,6 @@ pub(super) fn read(from: impl Read) -> Result<ParentManifest, String> {
         return Err(format!("its short form has more than {MAX_SHORT_BYTES} bytes"));
     }
     Ok(ParentManifest { sha256, short, ancestors, notes })
-}
-
-/// Whether a text is a SHA-256 as manifests spell it.
-pub(crate) fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 struct Hashed<R> {

@@ -17,6 +17,7 @@ mod settings;
 mod watch;
 
 pub use dataset::dataset_files;
+pub(crate) use listing::is_sha256;
 pub use reference::{HubReference, RepoKind};
 pub use settings::Settings;
 pub use watch::{Unwatched, Watch};
