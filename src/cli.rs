@@ -13,6 +13,7 @@ mod route;
 mod schema;
 mod statistics;
 mod tasks;
+mod trace;
 
 use clap::{Parser, Subcommand};
 use cognate::{Error, Result};
@@ -41,6 +42,8 @@ enum Command {
     Eval(eval::Args),
     /// Show what a checkpoint holds
     Inspect(inspect::Args),
+    /// Show the ancestry of a model, with the evidence for each step
+    Trace(trace::Args),
     /// Compute the Fisher information of a model's weights, for the method `fisher`
     Fisher(fisher::Args),
     /// Compute the Gram matrices of what goes into a model's linear maps, for the method `regmean`
@@ -65,6 +68,7 @@ impl Cli {
             Command::Check(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Inspect(args) => args.run(),
+            Command::Trace(args) => args.run(),
             Command::Fisher(args) => args.run(),
             Command::Gram(args) => args.run(),
             Command::Route(args) => args.run(),

@@ -13,7 +13,8 @@
 //!   one abstraction tensors are read through.
 //! * [`plan`] turns both into plain data: every job, byte offset and parameter. It reads no weight.
 //! * [`methods`] is the table of merge methods, [`kernels`] the loops they are made of.
-//! * [`engine`] runs a plan in constant memory; [`lineage`] records what it did.
+//! * [`engine`] runs a plan in constant memory; [`lineage`] records what it did, and traces what
+//!   others did before.
 //! * [`eval`] scores models: one decoder for all families.
 //! * [`Merge`] is all of it in two calls.
 //!

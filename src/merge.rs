@@ -3,6 +3,7 @@
 mod evaluate;
 mod folders;
 mod mixture;
+mod parents;
 mod relation;
 mod stages;
 mod statistics;

@@ -16,6 +16,7 @@ fn help_of_every_command() {
         &["merge"],
         &["plan"],
         &["eval"],
+        &["trace"],
         &["fisher"],
         &["gram"],
         &["inspect"],

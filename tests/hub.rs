@@ -17,10 +17,9 @@ fn models_are_fetched_merged_and_found_offline() {
     sandbox.write("recipe.yml", RECIPE);
     let run = run(&sandbox, &hub, &["merge", "recipe.yml", "-o", "out"]);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    assert!(run.stderr.starts_with("fetching org/a: 5 files, "), "{}", run.stderr);
+    assert!(run.stderr.starts_with("fetching org/a: 6 files, "), "{}", run.stderr);
     for request in hub.requests() {
         assert!(!request.contains("pytorch_model") && !request.contains("runs"), "{request}");
-        assert!(!request.contains("README"), "{request}");
     }
     // The cache is laid out as every tool has it.
     let a = ".hf/hub/models--org--a";
@@ -257,7 +256,7 @@ fn files_the_listing_does_not_describe_are_asked_for() {
     let (sandbox, hub) = (Sandbox::new(), hub());
     hub.with(|state| state.terse = true);
     let resolved = get("org/a", Want::Everything, &settings(&sandbox, &hub)).unwrap();
-    assert_eq!(resolved.files.len(), 6);
+    assert_eq!(resolved.files.len(), 7);
     let requests = hub.requests();
     assert!(requests.iter().any(|line| line.starts_with("HEAD /org/a/resolve")));
     assert!(requests.iter().any(|line| line.starts_with("HEAD /stored/org/a/resolve")));

@@ -9,7 +9,7 @@ use mixtures::{
     IDS, MIXTURES, apart, changed, expert_tensors, is_mlp, logits, make, mean_norm, mixture, norm,
     recipe, router, rows, tuned,
 };
-use support::{SINGLE, Sandbox, Tensor, accounted};
+use support::{Sandbox, Tensor, accounted};
 
 #[test]
 fn experts_join() {
@@ -123,7 +123,7 @@ fn mixtures_and_experts_may_be_stages() {
     let by_hand = stage.replace("name: middle\n", "");
     sandbox.merge(&by_hand, "middle", &[]);
     sandbox.merge(&build, "by-hand", &[]);
-    let bytes = |out: &str| sandbox.read(&format!("{out}/{SINGLE}"));
+    let bytes = |out: &str| sandbox.tensors(out);
     assert!(bytes("in-stages") == bytes("by-hand"));
     // The base as a stage: the gates are found from it.
     let of_stage = recipe("base_model: middle\ngate_mode: ridge\n", &["one", "three"]);

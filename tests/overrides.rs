@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::{SINGLE, Sandbox, finish};
+use support::{Sandbox, finish};
 
 const RECIPE: &str = "\
 merge_method: linear
@@ -21,8 +21,7 @@ fn overrides_are_as_if_they_stood_in_the_recipe() {
         sandbox.merge(written, "written", &["--overwrite"]);
         let more: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
         sandbox.merge(base, "set", &[&["--overwrite"], &more[..]].concat());
-        let bytes = |out: &str| sandbox.read(&format!("{out}/{SINGLE}"));
-        assert!(bytes("written") == bytes("set"), "{set:?}");
+        assert!(sandbox.tensors("written") == sandbox.tensors("set"), "{set:?}");
         let lineage = sandbox.read_json("set/lineage.json");
         assert_eq!(lineage["recipe"]["overrides"], serde_json::json!(set));
         assert_eq!(lineage["recipe"]["text"], base);

@@ -41,8 +41,7 @@ fn stages_are_merges_one_after_the_other() {
             assert!(plan.contains(&format!("stage middle: {way}")), "{plan}");
             let out = format!("{by_hand}-stages");
             sandbox.merge(&recipe, &out, &["--threads", "2"]);
-            let same = sandbox.read(&format!("{out}/{SINGLE}"))
-                == sandbox.read(&format!("{by_hand}/{SINGLE}"));
+            let same = sandbox.tensors(&out) == sandbox.tensors(&by_hand);
             assert!(same, "{first}, then {second}");
             accounted_stages(&sandbox, &out);
         }
@@ -83,15 +82,13 @@ fn a_list_of_stages_is_the_same_as_several_documents() {
     let indent = |text: &str| text.replace('\n', "\n    ").trim_end().to_string();
     let list = format!("stages:\n  - name: one\n    {}\n  - {}\n", indent(&a), indent(&b));
     sandbox.merge(&list, "list", &[]);
-    assert!(
-        sandbox.read(&format!("documents/{SINGLE}")) == sandbox.read(&format!("list/{SINGLE}"))
-    );
+    assert!(sandbox.tensors("documents") == sandbox.tensors("list"));
     // The order in the file does not matter, and a stage may stand on another.
     let c = merge_of("linear", "two", "models/ft-prose");
     let b = b.replace("merge_method", "name: two\nmerge_method");
     sandbox.merge(&format!("{c}---\n{b}---\nname: one\n{a}"), "three", &[]);
     sandbox.merge(&c.replace("model: two", "model: list"), "by-hand", &[]);
-    assert!(sandbox.read(&format!("three/{SINGLE}")) == sandbox.read(&format!("by-hand/{SINGLE}")));
+    assert!(sandbox.tensors("three") == sandbox.tensors("by-hand"));
 }
 
 #[test]
@@ -102,7 +99,7 @@ fn a_saved_stage_is_a_model_of_its_own() {
     let recipe = format!("name: kept\nsave: kept-model\n{stage}---\n{last}");
     sandbox.merge(&recipe, "out", &[]);
     sandbox.merge(&stage, "alone", &[]);
-    let shard = |folder: &str| sandbox.read(&format!("{folder}/{SINGLE}"));
+    let shard = |folder: &str| sandbox.tensors(folder);
     assert!(shard("kept-model") == shard("alone"));
     accounted(&sandbox, "kept-model");
     sandbox.write("recipe.yml", &recipe);

@@ -1,27 +1,36 @@
 //! The model card: `README.md` with the front matter the Hugging Face Hub reads.
 
+use super::{Family, Member};
 use crate::model::Checkpoint;
 use crate::plan::Plan;
 use crate::recipe::{Recipe, RecipeFile};
 use std::fmt::Write;
 
-/// The card of a merge; `ancestors` are the names of the models that it was made of, through all
-/// stages.
+/// The card of a merge, whose parents, through all stages, are `family`.
 pub fn card(
     file: &RecipeFile,
     recipe: &Recipe,
     plan: &Plan,
     models: &[Checkpoint],
-    ancestors: &[String],
+    family: &Family,
 ) -> String {
     let mut text = String::from("---\nbase_model:\n");
-    for name in ancestors {
+    for name in family.ancestors() {
         let _ = writeln!(text, "- {}", serde_json::Value::from(name.as_str()));
     }
-    text.push_str(
-        "base_model_relation: merge\nlibrary_name: transformers\ntags:\n- merge\n- cognate\n---\n",
-    );
-    let _ = write_body(&mut text, file, recipe, plan, models, ancestors);
+    text.push_str("base_model_relation: merge\n");
+    for (key, value) in family.license().unwrap_or_default() {
+        let _ = writeln!(text, "{key}: {value}");
+    }
+    let datasets = family.datasets();
+    if !datasets.is_empty() {
+        text.push_str("datasets:\n");
+        for name in datasets {
+            let _ = writeln!(text, "- {}", serde_json::Value::from(name));
+        }
+    }
+    text.push_str("library_name: transformers\ntags:\n- merge\n- cognate\n---\n");
+    let _ = write_body(&mut text, file, recipe, plan, models, family);
     text
 }
 
@@ -31,9 +40,10 @@ fn write_body(
     recipe: &Recipe,
     plan: &Plan,
     models: &[Checkpoint],
-    names: &[String],
+    family: &Family,
 ) -> std::fmt::Result {
     let methods = recipe.methods.all();
+    let names: Vec<&str> = family.members().iter().map(Member::name).collect();
     writeln!(text, "# Merge of {}\n", names.join(", "))?;
     let names: Vec<String> = methods.iter().map(|method| format!("`{}`", method.name)).collect();
     writeln!(
@@ -76,6 +86,19 @@ fn write_body(
         "\n`lineage.json` says of every tensor how it was made and from which bytes. Seed: {}.\n",
         plan.seed
     )?;
+    let conflicts = family.license_json();
+    let conflicts = conflicts["conflicts"].as_array().into_iter().flatten();
+    let conflicts: Vec<&str> = conflicts.filter_map(serde_json::Value::as_str).collect();
+    if !conflicts.is_empty() {
+        writeln!(
+            text,
+            "The licences of the parents may not fit together (a hint, no legal advice):\n"
+        )?;
+        for conflict in conflicts {
+            writeln!(text, "- {conflict}")?;
+        }
+        writeln!(text)?;
+    }
     writeln!(text, "## Recipe\n")?;
     fenced(text, "yaml", &file.text)?;
     if !file.overrides.is_empty() {

@@ -3,11 +3,12 @@
 //! Nothing in it depends on the time, the machine or the folder, so that the same merge gives the
 //! same file.
 
+use super::Family;
 use crate::engine::{Digest, NUMERICS, Outcome, hex, model_digest};
 use crate::model::hub::Resolved;
 use crate::model::{Checkpoint, OfModel, Source, TensorSpec};
 use crate::plan::{Job, Plan};
-use crate::recipe::{Recipe, RecipeFile};
+use crate::recipe::{Recipe, RecipeFile, stage_part};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -18,13 +19,14 @@ pub const SCHEMA: &str = "cognate/lineage/1";
 /// The file of an output that the manifest is written to.
 pub const FILE: &str = "lineage.json";
 
-/// The manifest of a merge that has run.
+/// The manifest of a merge that has run, whose parents, through all stages, are `family`.
 pub fn manifest(
     file: &RecipeFile,
     recipe: &Recipe,
     plan: &Plan,
     models: &[Checkpoint],
     outcome: &Outcome,
+    family: &Family,
 ) -> Value {
     let outputs = plan.jobs.iter().zip(&outcome.outputs);
     let model = model_digest(
@@ -47,7 +49,10 @@ pub fn manifest(
                 "random_seed": plan.seed,
             },
         },
-        "inputs": (0..models.len()).map(|i| input(plan, models, outcome, i)).collect::<Vec<_>>(),
+        "inputs": (0..models.len()).map(|i| input(plan, models, outcome, family, i)).collect::<Vec<_>>(),
+        "license": family.license_json(),
+        "datasets": family.datasets(),
+        "ancestors": family.manifests(),
         "output": {
             "digest": known.then(|| hex(&model)),
             "parameters": plan.totals.parameters,
@@ -60,6 +65,11 @@ pub fn manifest(
             "tensors": outputs.map(|(job, digest)| tensor(plan, job, digest)).collect::<Vec<_>>(),
         },
     });
+    if family.manifests().is_empty()
+        && let Some(manifest) = manifest.as_object_mut()
+    {
+        manifest.shift_remove("ancestors");
+    }
     if !file.includes.is_empty() {
         let includes = file.includes.iter();
         let includes = includes.map(|file| json!({"path": file.path, "text": file.text}));
@@ -95,7 +105,13 @@ fn tensor(plan: &Plan, job: &Job, digest: &Option<Digest>) -> Value {
 }
 
 /// One input: its digest, its tensors, and what became of those that are not used.
-fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) -> Value {
+fn input(
+    plan: &Plan,
+    models: &[Checkpoint],
+    outcome: &Outcome,
+    family: &Family,
+    index: usize,
+) -> Value {
     let checkpoint = &models[index];
     let digests = &outcome.inputs[index];
     let tensors: Map<String, Value> = weights(checkpoint)
@@ -108,7 +124,7 @@ fn input(plan: &Plan, models: &[Checkpoint], outcome: &Outcome, index: usize) ->
             (name.to_string(), entry)
         })
         .collect();
-    let mut entry = origin(checkpoint);
+    let mut entry = origin(checkpoint, family);
     let described = json!({
         "digest": digest(checkpoint, digests).as_ref().map(hex),
         "architecture": checkpoint.config.architecture(),
@@ -182,10 +198,16 @@ pub(crate) fn digest(
     Some(model_digest(pairs?.into_iter().chain(configs)))
 }
 
-/// What an input is: the model as the recipe names it, its commit on the Hub, its adapters.
-pub(crate) fn origin(checkpoint: &Checkpoint) -> Value {
+/// What an input is: the model as the recipe names it, its commit on the Hub, its adapters; and what
+/// their folders declare of their origin.
+fn origin(checkpoint: &Checkpoint, family: &Family) -> Value {
     let mut entry = json!({"model": checkpoint.reference});
     record_hub(&mut entry, checkpoint.hub.as_deref());
+    let own = match checkpoint.adapters() {
+        [] => checkpoint.reference.as_str(),
+        _ => stage_part(&checkpoint.reference),
+    };
+    record_declared(&mut entry, own, family);
     let adapters = checkpoint.adapters().iter().map(|adapter| {
         let mut entry = json!({
             "adapter": adapter.reference,
@@ -194,6 +216,7 @@ pub(crate) fn origin(checkpoint: &Checkpoint) -> Value {
             "settings": adapter.settings(),
         });
         record_hub(&mut entry, adapter.hub.as_deref());
+        record_declared(&mut entry, &adapter.reference, family);
         entry
     });
     let adapters: Vec<Value> = adapters.collect();
@@ -211,4 +234,21 @@ fn record_hub(entry: &mut Value, hub: Option<&Resolved>) {
     let large =
         hub.files.iter().filter_map(|file| Some((file.path.clone(), file.sha256.clone()?.into())));
     entry["files"] = Value::Object(large.collect());
+}
+
+/// What a model's or an adapter's folder declares of its origin. A stage has nothing but its record.
+fn record_declared(entry: &mut Value, reference: &str, family: &Family) {
+    let Some(declared) = family.member(reference).map(|member| &member.declared) else { return };
+    if let Some(card) = &declared.card {
+        entry["card"] = json!(card);
+    }
+    if let Some(base) = &declared.adapter_base {
+        entry["base_model_name_or_path"] = base.clone().into();
+    }
+    if let Some(text) = &declared.mergekit {
+        entry["mergekit"] = text.clone().into();
+    }
+    if let Some(manifest) = &declared.manifest {
+        entry["lineage"] = json!({"sha256": manifest.sha256});
+    }
 }

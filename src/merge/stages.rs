@@ -6,11 +6,11 @@
 
 use super::evaluate::Examination;
 use super::step::{Examine, Route, Step};
-use super::{Merge, WriteOptions, Written, mixture, statistics};
+use super::{Merge, WriteOptions, Written, mixture, parents, statistics};
 use crate::engine::{DigestMode, Digests, NanPolicy, Outcome, PlannedTensor, sibling};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
-use crate::lineage;
+use crate::lineage::{self, Declarations, Family};
 use crate::methods::Reads;
 use crate::model::{Checkpoint, Config, Finder, Source};
 use crate::plan::{self, Plan, Vocabulary};
@@ -28,6 +28,8 @@ pub(super) struct Stage {
     /// As the plan sees them: in the vocabulary of the output.
     pub(super) models: Vec<Checkpoint>,
     pub(super) plan: Plan,
+    /// The parents of its output, through the stages it uses.
+    pub(super) family: Family,
     pub(super) keep: Keep,
     /// The files beside the weights, where those of the config's model are not the stage's.
     files: Option<TempDir>,
@@ -72,6 +74,7 @@ pub(super) fn open(
 ) -> Result<Vec<Stage>> {
     let mut planned: BTreeMap<&str, Checkpoint> = BTreeMap::new();
     let mut stages: Vec<Stage> = Vec::new();
+    let mut known = Declarations::default();
     for (i, recipe) in file.stages.iter().enumerate() {
         let opened = models(recipe, &planned, finder, options.seed)?;
         let opened = mixture::seen(recipe, opened, finder)?;
@@ -95,8 +98,15 @@ pub(super) fn open(
             planned.insert(&name.value, checkpoint);
         }
         let keep = keep(file, i, &plan);
+        let parents = parents::of(file, recipe, &models, &stages, &mut known);
+        plan.warnings.extend(parents.own.notes());
+        if keep.stays() {
+            plan.warnings.extend(parents.family.license_warnings());
+        }
+        plan.label(lineage::label(file, &parents.recipes, plan.seed, &parents.family), options)?;
+        let family = parents.family;
         let name = recipe.title().to_string();
-        stages.push(Stage { name, models, plan, keep, files });
+        stages.push(Stage { name, models, plan, family, keep, files });
     }
     Ok(stages)
 }
@@ -329,6 +339,7 @@ impl Merge {
                 recipe,
                 models: &models,
                 plan: &stage.plan,
+                family: &stage.family,
                 before: &before,
                 streamed: &streamed.concat(),
                 examine: examine.map(|examine| examine as &Examine<'_>),
@@ -363,6 +374,8 @@ impl Merge {
                     (Checkpoint::open(name, folder)?, record)
                 }
             };
+            // They stand in the output's own table, once.
+            record.as_object_mut().and_then(|record| record.shift_remove("ancestors"));
             record["name"] = name.into();
             record["kept"] = stage.keep.to_string().into();
             before.push(record);
@@ -411,5 +424,5 @@ fn streamed_record(step: &Step<'_>, options: &WriteOptions) -> Result<Value> {
     }
     let outputs = vec![None; step.plan.jobs.len()];
     let outcome = Outcome { outputs, inputs, resumed: 0 };
-    Ok(lineage::manifest(step.file, step.recipe, step.plan, step.models, &outcome))
+    Ok(lineage::manifest(step.file, step.recipe, step.plan, step.models, &outcome, step.family))
 }

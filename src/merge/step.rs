@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::eval::Report;
 use crate::eval::statistics::routing::Routing;
 use crate::kernels::Kernels;
-use crate::lineage;
+use crate::lineage::{self, Family};
 use crate::model::Checkpoint;
 use crate::plan::{self, Plan};
 use crate::recipe::{Recipe, RecipeFile, stage_part};
@@ -22,6 +22,8 @@ pub(super) struct Step<'a> {
     pub(super) recipe: &'a Recipe,
     pub(super) models: &'a [Checkpoint],
     pub(super) plan: &'a Plan,
+    /// The parents of its output, through all stages.
+    pub(super) family: &'a Family,
     /// What is recorded of the stages before this one, in order.
     pub(super) before: &'a [Value],
     /// The fingerprints of the stages that this one computes as it reads them.
@@ -92,9 +94,9 @@ impl Step<'_> {
         let evaluation = report.as_ref().and_then(|report| report.as_ref().ok());
         let evaluation = evaluation.map(lineage::Evaluation::new);
         let before = self.used();
-        let mut card =
-            lineage::card(self.file, self.recipe, plan, self.models, &self.ancestors(&before));
-        let mut manifest = lineage::manifest(self.file, self.recipe, plan, self.models, &outcome);
+        let (file, recipe, models, family) = (self.file, self.recipe, self.models, self.family);
+        let mut card = lineage::card(file, recipe, plan, models, family);
+        let mut manifest = lineage::manifest(file, recipe, plan, models, &outcome, family);
         if let Some(Ok(routing)) = &routing {
             manifest["routing"] = routing.json();
         }
@@ -124,21 +126,6 @@ impl Step<'_> {
         }
         used.reverse();
         used
-    }
-
-    /// The names of the models that are no stages, in the order the file comes to them.
-    fn ancestors(&self, used: &[&Value]) -> Vec<String> {
-        let stages: Vec<&str> = used.iter().filter_map(|stage| stage["name"].as_str()).collect();
-        let before = used.iter().flat_map(|stage| stage["inputs"].as_array().into_iter().flatten());
-        let own: Vec<Value> = self.models.iter().map(lineage::origin).collect();
-        let mut all: Vec<String> = Vec::new();
-        for (reference, repo) in before.chain(&own).flat_map(origins) {
-            let name = repo.unwrap_or_else(|| lineage::short_name(reference));
-            if !stages.contains(&reference) && !all.iter().any(|other| other == name) {
-                all.push(name.to_string());
-            }
-        }
-        all
     }
 
     /// What tells this merge from any other: what decides the bytes it writes and whether it may
@@ -181,6 +168,13 @@ impl Step<'_> {
             let (path, bytes) = (&file.path, file.text.len());
             hasher.update(format!("\nincluded {path} {bytes}\n{}", file.text));
         }
+        // What parents declare goes into the record.
+        for member in self.family.members() {
+            let lineage::Member { reference, hub, declared } = member;
+            let manifest = declared.manifest.as_ref().map(|manifest| &manifest.sha256);
+            let said = (&declared.card, &declared.mergekit, &declared.adapter_base, manifest);
+            hasher.update(format!("\ndeclared {reference:?} {hub:?} {said:?}"));
+        }
         hasher.update(self.streamed);
         hex(&hasher.finalize().into())
     }
@@ -190,14 +184,4 @@ impl Step<'_> {
 fn inputs(stage: &Value) -> impl Iterator<Item = &str> {
     let inputs = stage["inputs"].as_array().into_iter().flatten();
     inputs.filter_map(|input| input["model"].as_str()).map(stage_part)
-}
-
-/// The model and the adapters of a recorded input: each one's reference, and its name on the Hub.
-fn origins(input: &Value) -> Vec<(&str, Option<&str>)> {
-    let model = input["model"].as_str().unwrap_or_default();
-    let adapters = input["adapters"].as_array().map(Vec::as_slice).unwrap_or_default();
-    // A `+` in a reference without adapters is one of a folder's name.
-    let model = if adapters.is_empty() { model } else { stage_part(model) };
-    let of = adapters.iter().filter_map(|a| Some((a["adapter"].as_str()?, a["repo"].as_str())));
-    std::iter::once((model, input["repo"].as_str())).chain(of).collect()
 }

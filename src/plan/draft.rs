@@ -42,7 +42,9 @@ impl Draft {
             let error = Error::input("nothing to merge: the model has no tensors");
             return Err(error.file(&donor.folder));
         }
-        let shards = layout::shards(&mut self.jobs, options.shard_size)?;
+        // What else a header says is known once all stages are planned.
+        let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+        let shards = layout::shards(&mut self.jobs, options.shard_size, &metadata)?;
         let mut sidecars = Sidecars::find(&donor.folder)?;
         sidecars.copied.retain(|path| vocabulary.keeps(path));
         let sidecar_bytes = sidecars
@@ -71,6 +73,7 @@ impl Draft {
             donor: self.donor,
             jobs: self.jobs,
             shards,
+            metadata,
             config: self.config.to_text(),
             config_edits: self.edits,
             sidecars: sidecars.copied.into_iter().map(sidecar).collect(),

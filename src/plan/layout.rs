@@ -17,8 +17,12 @@ pub struct Shard {
 }
 
 /// Assigns the jobs to shards of at most `shard_size` bytes of tensors (a larger tensor gets a shard
-/// of its own), sets their offsets, and returns the shards.
-pub(super) fn shards(jobs: &mut [Job], shard_size: u64) -> Result<Vec<Shard>> {
+/// of its own), sets their offsets, and returns the shards. `metadata` goes into every header.
+pub(super) fn shards(
+    jobs: &mut [Job],
+    shard_size: u64,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<Shard>> {
     let mut count = 0;
     let mut filled = 0;
     for job in jobs.iter_mut() {
@@ -30,10 +34,15 @@ pub(super) fn shards(jobs: &mut [Job], shard_size: u64) -> Result<Vec<Shard>> {
         filled += bytes;
         job.shard = count - 1;
     }
-    (0..count).map(|shard| lay_out(jobs, shard, count)).collect()
+    (0..count).map(|shard| lay_out(jobs, shard, count, metadata)).collect()
 }
 
-fn lay_out(jobs: &mut [Job], shard: usize, count: usize) -> Result<Shard> {
+fn lay_out(
+    jobs: &mut [Job],
+    shard: usize,
+    count: usize,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Shard> {
     let mut order: Vec<usize> = (0..jobs.len()).filter(|i| jobs[*i].shard == shard).collect();
     // Wider elements first, so that every tensor is aligned to its own.
     order.sort_by_key(|i| std::cmp::Reverse(jobs[*i].output.dtype.bitsize()));
@@ -55,7 +64,7 @@ fn lay_out(jobs: &mut [Job], shard: usize, count: usize) -> Result<Shard> {
         job.offset = at;
         at = end;
     }
-    let header = header(&json!({"format": "pt"}), entries);
+    let header = header(&json!(metadata), entries);
     for i in order {
         jobs[i].offset += header.len() as u64;
     }

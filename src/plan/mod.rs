@@ -138,6 +138,8 @@ pub struct Plan {
     pub jobs: Vec<Job>,
     /// The output's shards.
     pub shards: Vec<Shard>,
+    /// What stands in the `__metadata__` of each shard.
+    pub metadata: BTreeMap<String, String>,
     /// The text of the output's `config.json`.
     pub config: String,
     /// What was changed in the config, in words.
@@ -231,6 +233,21 @@ impl Job {
 }
 
 impl Plan {
+    /// Puts this into the header of every shard, and lays the tensors out anew behind it.
+    ///
+    /// # Errors
+    /// There is none that planning did not find.
+    pub(crate) fn label(
+        &mut self,
+        metadata: BTreeMap<String, String>,
+        options: &Options,
+    ) -> Result<()> {
+        self.shards = layout::shards(&mut self.jobs, options.shard_size, &metadata)?;
+        self.totals.write = self.shards.iter().map(|shard| shard.size).sum();
+        self.metadata = metadata;
+        Ok(())
+    }
+
     /// Plans a merge. `models` are the checkpoints behind [`Recipe::references`], in that order, as
     /// [`Vocabulary::resolve`] shows them.
     ///

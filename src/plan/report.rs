@@ -206,6 +206,7 @@ impl Plan {
                 "file": shard.file,
                 "size": shard.size,
             })).collect::<Vec<_>>(),
+            "metadata": self.metadata,
             "config": config_value(&self.config),
             "config_edits": self.config_edits,
             "sidecars": self.sidecars.iter().map(|Sidecar { model, path }| json!({

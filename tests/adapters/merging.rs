@@ -137,7 +137,7 @@ fn a_merge_reads_through_the_adapter_and_records_its_file() {
 }
 
 /// A merge of `base+REFERENCE` alone; returns the bytes of its weights and its lineage.
-fn merged(sandbox: &Sandbox, reference: &str, out: &str) -> (Vec<u8>, Value) {
+fn merged(sandbox: &Sandbox, reference: &str, out: &str) -> (BTreeMap<String, Tensor>, Value) {
     sandbox.write(
         "recipe.yml",
         format!(
@@ -154,7 +154,7 @@ fn merged(sandbox: &Sandbox, reference: &str, out: &str) -> (Vec<u8>, Value) {
         evaluate: None,
     };
     merge.write(&sandbox.path(out), &options).unwrap();
-    let weights = std::fs::read(sandbox.path(out).join("model.safetensors")).unwrap();
+    let weights = sandbox.tensors(out);
     (weights, sandbox.read_json(&format!("{out}/lineage.json")))
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn hub() -> Hub {
     hub.put("org/a", INDEX, json!({"weight_map": map}).to_string());
     hub.put("org/a", "pytorch_model.bin", "never fetched");
     hub.put("org/a", "runs/events.out", "never fetched");
-    hub.put("org/a", "README.md", "never fetched");
+    hub.put("org/a", "README.md", "# a card that declares nothing");
     hub.put("org/a", "tokenizer.json", "{}");
     hub.put("org/a", "1_Pooling/config.json", "{\"dim\": 8}");
     hub.put("org/b", SINGLE, shard(&weights(2)));

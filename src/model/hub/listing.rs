@@ -148,7 +148,7 @@ fn described_by(path: &str, response: &Response<Body>) -> Option<Remote> {
 }
 
 /// Whether this is a SHA-256 in lowercase hexadecimal.
-pub(super) fn is_sha256(text: &str) -> bool {
+pub(crate) fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 

@@ -17,6 +17,7 @@ mod settings;
 mod watch;
 
 pub use dataset::dataset_files;
+pub(crate) use listing::is_sha256;
 pub use reference::{HubReference, RepoKind};
 pub use settings::Settings;
 pub use watch::{Unwatched, Watch};
@@ -147,6 +148,15 @@ pub fn resolve(
     };
     let temporary = temporary.map(Arc::new);
     Ok(Resolved { reference: reference.clone(), folder, commit, files, temporary })
+}
+
+/// The folder of a model in the cache and the commit it holds, with whatever of its files is there. The
+/// Hub is not asked.
+pub fn cached_folder(reference: &HubReference, settings: &Settings) -> Option<(PathBuf, String)> {
+    let cache = RepoCache::new(&settings.cache, reference);
+    let commit = cache.commit()?;
+    let folder = cache.snapshot(&commit);
+    folder.is_dir().then_some((folder, commit))
 }
 
 impl From<Remote> for HubFile {

@@ -9,6 +9,9 @@ use std::collections::BTreeSet;
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
+/// What a model says of its own origin, which the lineage of a merge records.
+const DECLARATIONS: [&str; 3] = ["README.md", "lineage.json", "mergekit_config.yml"];
+
 /// The files a merge needs, as far as names tell.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Needed {
@@ -27,7 +30,8 @@ impl Needed {
         let has = |name: &str| paths.contains(name);
         let mut needed = Self::default();
         for path in paths.iter().filter(|path| is_plain(path)) {
-            let own = ["config.json", ADAPTER_CONFIG].contains(&path.as_str());
+            let own = ["config.json", ADAPTER_CONFIG].contains(&path.as_str())
+                || DECLARATIONS.contains(&path.as_str());
             if own || sidecars::belongs(path) {
                 needed.beside.push(path.clone());
             }
@@ -120,7 +124,7 @@ mod tests {
         ]);
         assert_eq!(
             needed.beside,
-            ["1_Pooling/config.json", "LICENSE", "config.json", "tokenizer.json"]
+            ["1_Pooling/config.json", "LICENSE", "README.md", "config.json", "tokenizer.json"]
         );
         assert_eq!(needed.index.as_deref(), Some("model.safetensors.index.json"));
         assert!(needed.weights.is_empty() && !needed.is_empty());
