@@ -1,7 +1,7 @@
 //! Recipes: what is accepted has its values in range, wherever a layer may stand.
 #![no_main]
 
-use cognate::recipe::{Layout, Parameters, Recipe, RecipeFile};
+use cognate::recipe::{Dropped, Layout, Parameters, Recipe, RecipeFile, Surgery, Take};
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
 
@@ -9,7 +9,7 @@ const NAMES: [&str; 3] = ["model.layers.0.self_attn.q_proj.weight", "lm_head.wei
 
 /// Every value that a tensor could get is one that the method admits.
 fn walk(recipe: &Recipe, parameters: &Parameters) {
-    for param in recipe.method.params {
+    for param in recipe.methods.all().iter().flat_map(|method| method.params) {
         let Some(setting) = parameters.get(param.name) else { continue };
         for name in NAMES {
             for t in [0.0, 1e-9, 1.0 / 3.0, 0.5, 0.9, 1.0] {
@@ -50,6 +50,19 @@ fn check_layout(recipe: &Recipe, layout: &Layout) {
                 check_layout(recipe, &module.layout);
             }
         }
+        Layout::Mixture(mixture) => {
+            assert!(!mixture.experts.is_empty());
+            assert!(mixture.chosen.as_ref().is_none_or(|chosen| chosen.value > 0));
+            assert!(mixture.gate_scale > 0.0 && mixture.ridge > 0.0);
+        }
+        Layout::Surgery(surgery) => match &**surgery {
+            Surgery::Extract { experts, .. } => {
+                assert!(!matches!(&experts.value, Take::Numbers(numbers) if numbers.is_empty()));
+            }
+            Surgery::Drop { experts, .. } => {
+                assert!(!matches!(&experts.value, Dropped::Numbers(numbers) if numbers.is_empty()));
+            }
+        },
     }
 }
 
