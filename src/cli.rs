@@ -3,6 +3,7 @@
 mod archs;
 mod check;
 mod eval;
+mod export;
 mod fisher;
 mod gram;
 mod inspect;
@@ -13,6 +14,7 @@ mod route;
 mod schema;
 mod statistics;
 mod tasks;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use cognate::{Error, Result};
@@ -41,6 +43,10 @@ enum Command {
     Eval(eval::Args),
     /// Show what a checkpoint holds
     Inspect(inspect::Args),
+    /// Check that a merged model's files are what its lineage records
+    Verify(verify::Args),
+    /// Describe a model's folder in another format: in-toto, CycloneDX, SPDX
+    Export(export::Args),
     /// Compute the Fisher information of a model's weights, for the method `fisher`
     Fisher(fisher::Args),
     /// Compute the Gram matrices of what goes into a model's linear maps, for the method `regmean`
@@ -65,6 +71,8 @@ impl Cli {
             Command::Check(args) => args.run(),
             Command::Eval(args) => args.run(),
             Command::Inspect(args) => args.run(),
+            Command::Verify(args) => args.run(),
+            Command::Export(args) => args.run(),
             Command::Fisher(args) => args.run(),
             Command::Gram(args) => args.run(),
             Command::Route(args) => args.run(),

@@ -3,6 +3,7 @@
 mod evaluate;
 mod folders;
 mod mixture;
+mod rederive;
 mod relation;
 mod stages;
 mod statistics;
@@ -16,6 +17,7 @@ use crate::model::hub::{Fetch, Unwatched, Want};
 use crate::model::{Finder, Found};
 use crate::plan::{self, Plan};
 use crate::recipe::RecipeFile;
+pub use rederive::{Rederive, Rederived, Sample};
 use serde_json::{Value, json};
 use stages::Stage;
 use std::collections::BTreeMap;
