@@ -5,7 +5,7 @@
 mod support;
 
 use insta::assert_snapshot;
-use jsonschema::{Resource, Validator};
+use jsonschema::Validator;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,7 +13,8 @@ use support::{LINEAR, Sandbox, config, llama, sha256};
 
 const FORMATS: [&str; 3] = ["in-toto", "cyclonedx", "spdx"];
 
-const CARD: &str = "---\nlicense: llama3.1\ndatasets:\n- org/texts\nbase_model:\n- org/parent\n---\n# A model\n";
+const CARD: &str =
+    "---\nlicense: llama3.1\ndatasets:\n- org/texts\nbase_model:\n- org/parent\n---\n# A model\n";
 
 fn schema(name: &str) -> Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/schemas");
@@ -21,12 +22,15 @@ fn schema(name: &str) -> Value {
 }
 
 fn cyclonedx() -> Validator {
-    let beside = ["spdx.schema.json", "jsf-0.82.schema.json"].map(|name| {
-        let schema = schema(name);
-        (schema["$id"].as_str().unwrap().to_string(), Resource::from_contents(schema))
-    });
-    let registry = jsonschema::Registry::try_from_resources(beside).unwrap();
-    jsonschema::options().with_registry(registry).build(&schema("bom-1.6.schema.json")).unwrap()
+    let beside = ["spdx.schema.json", "jsf-0.82.schema.json"].map(schema);
+    let id = |schema: &Value| schema["$id"].as_str().unwrap().to_string();
+    let registry = jsonschema::Registry::new();
+    let registry = beside
+        .iter()
+        .fold(registry, |registry, schema| registry.add(id(schema), schema.clone()).unwrap())
+        .prepare()
+        .unwrap();
+    jsonschema::options().with_registry(&registry).build(&schema("bom-1.6.schema.json")).unwrap()
 }
 
 fn spdx() -> Validator {
@@ -111,7 +115,8 @@ fn documents_are_valid() {
     valid(&spdx(), &documents["spdx"]);
     closed(&documents["spdx"]);
     // With everything that the command line adds.
-    let more = ["--name", "A model/1", "--supplier", "Somebody", "--created", "2026-01-31T12:00:00Z"];
+    let more =
+        ["--name", "A model/1", "--supplier", "Somebody", "--created", "2026-01-31T12:00:00Z"];
     valid(&cyclonedx(), &export(&sandbox, "out", "cyclonedx", &more));
     let document = export(&sandbox, "out", "spdx", &more);
     valid(&spdx(), &document);
@@ -131,7 +136,9 @@ fn digests_of_files_are_those_of_their_bytes() {
     let files = support::files(&sandbox.path("out"));
     let expected: BTreeMap<String, String> =
         files.iter().map(|(path, bytes)| (path.clone(), sha256(bytes))).collect();
-    assert!(expected.contains_key("1_Pooling/config.json") && expected.contains_key("lineage.json"));
+    assert!(
+        expected.contains_key("1_Pooling/config.json") && expected.contains_key("lineage.json")
+    );
     let text = |value: &Value| value.as_str().unwrap().to_string();
     let of = |list: &Value, name: &str, digest: &str| -> BTreeMap<String, String> {
         let pairs = list.as_array().unwrap().iter().filter(|entry| entry.pointer(digest).is_some());
@@ -254,7 +261,10 @@ fn folders_of_others_are_described_plainly() {
                 valid(&cyclonedx(), &document);
                 let component = &document["metadata"]["component"];
                 assert_eq!(component["name"], "theirs");
-                assert_eq!(component["pedigree"]["ancestors"][0]["purl"], "pkg:huggingface/org/parent");
+                assert_eq!(
+                    component["pedigree"]["ancestors"][0]["purl"],
+                    "pkg:huggingface/org/parent"
+                );
                 assert_eq!(component["licenses"][0]["license"]["name"], "llama3.1");
             }
             _ => {
