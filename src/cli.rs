@@ -3,6 +3,7 @@
 mod archs;
 mod check;
 mod eval;
+mod export;
 mod fisher;
 mod gram;
 mod inspect;
@@ -14,6 +15,7 @@ mod schema;
 mod statistics;
 mod tasks;
 mod trace;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use cognate::{Error, Result};
@@ -44,6 +46,10 @@ enum Command {
     Inspect(inspect::Args),
     /// Show the ancestry of a model, with the evidence for each step
     Trace(trace::Args),
+    /// Check that a merged model's files are what its lineage records
+    Verify(verify::Args),
+    /// Describe a model's folder in another format: in-toto, CycloneDX, SPDX
+    Export(export::Args),
     /// Compute the Fisher information of a model's weights, for the method `fisher`
     Fisher(fisher::Args),
     /// Compute the Gram matrices of what goes into a model's linear maps, for the method `regmean`
@@ -69,6 +75,8 @@ impl Cli {
             Command::Eval(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Trace(args) => args.run(),
+            Command::Verify(args) => args.run(),
+            Command::Export(args) => args.run(),
             Command::Fisher(args) => args.run(),
             Command::Gram(args) => args.run(),
             Command::Route(args) => args.run(),

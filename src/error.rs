@@ -123,6 +123,14 @@ impl Error {
         self.fact("expected", expected).fact("found", found)
     }
 
+    /// Puts a sentence before it, of which it is the reason.
+    #[must_use]
+    pub(crate) fn under(mut self, message: impl Into<String>) -> Self {
+        let reason = std::mem::replace(&mut self.0.message, message.into());
+        self.0.facts.insert(0, ("reason", reason));
+        self
+    }
+
     /// Sets the hint: what the user may do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

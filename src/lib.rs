@@ -49,5 +49,5 @@ pub mod recipe;
 
 pub use compared::Compared;
 pub use error::{Error, Result};
-pub use merge::{EvaluateOptions, Merge, WriteOptions, Written};
+pub use merge::{EvaluateOptions, Merge, Rederive, Rederived, Sample, WriteOptions, Written};
 pub use model::hub::Fetch;

@@ -110,14 +110,26 @@ impl Digests {
     /// # Errors
     /// A tensor cannot be read.
     pub fn complete(&self, models: &[Checkpoint]) -> Result<()> {
+        self.complete_those(models, |_, _| true)
+    }
+
+    /// The same for the tensors that are asked for, by the model's number and their names.
+    ///
+    /// # Errors
+    /// A tensor cannot be read.
+    pub(crate) fn complete_those(
+        &self,
+        models: &[Checkpoint],
+        asked: impl Fn(usize, &str) -> bool,
+    ) -> Result<()> {
         let slots = self.models.iter().enumerate();
         let all =
             slots.flat_map(|(model, slots)| slots.keys().map(move |name| (model, name.as_str())));
         let open: Vec<(usize, &str)> =
-            all.filter(|(model, name)| self.claim(*model, name)).collect();
+            all.filter(|(model, name)| asked(*model, name) && self.claim(*model, name)).collect();
         open.into_par_iter().try_for_each(|(model, name)| {
             if let Some(tensor) = models[model].stored().get(name) {
-                self.set(model, name, of_stored(tensor)?);
+                self.set(model, name, of_stored(tensor, |_| ()));
             }
             Ok(())
         })
@@ -148,17 +160,22 @@ impl Digests {
     }
 }
 
-/// The digest of a stored tensor, read front to back.
-fn of_stored(source: &dyn Source) -> Result<Digest> {
+/// The digest of a stored tensor, read front to back; `read` is told how many bytes each step took.
+pub(crate) fn of_stored(source: &dyn Source, read: impl Fn(u64)) -> Digest {
     const STEP: usize = 8 << 20;
     let mut hasher = Sha256::new();
-    let bits = source.spec().dtype.bitsize();
+    let spec = source.spec();
+    let (bits, elements) = (spec.dtype.bitsize(), spec.elements());
+    let step = STEP * 8 / bits;
     for (i, bytes) in source.stored().unwrap_or_default().chunks(STEP).enumerate() {
+        let (start, end) = (i * step, i * step + bytes.len() * 8 / bits);
+        // The disk brings the next step while this one is hashed.
+        source.prefetch(end..(end + step).min(elements).max(end));
         hasher.update(bytes);
-        let start = i * STEP * 8 / bits;
-        source.release(start..start + bytes.len() * 8 / bits);
+        source.release(start..end);
+        read(bytes.len() as u64);
     }
-    Ok(hasher.finalize().into())
+    hasher.finalize().into()
 }
 
 /// The name a shard's file has for a tensor. The cache goes by it, since an adapter may be applied

@@ -15,15 +15,17 @@ mod staging;
 mod tensor_io;
 mod whole;
 
+pub(crate) use digests::of_stored;
 pub use digests::{Digest, DigestMode, Digests, hex, model_digest};
 pub(crate) use job::stream as random_stream;
 pub(crate) use lanes::Lanes;
 pub use model_io::ModelIo;
 pub(crate) use planned::PlannedTensor;
 pub use progress::Progress;
+pub(crate) use run::{Asked, recompute};
 pub use run::{Outcome, RunOptions, run};
 pub use staging::Staging;
-pub(crate) use staging::sibling;
+pub(crate) use staging::{WrittenFile, sibling};
 pub(crate) use tensor_io::NanPolicy;
 pub use tensor_io::TensorIo;
 

@@ -12,7 +12,7 @@ use crate::model::Checkpoint;
 use crate::plan::{Job, Plan};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -50,15 +50,53 @@ pub fn run(
     staging: &Staging,
     options: &RunOptions<'_>,
 ) -> Result<Outcome> {
+    run_jobs_of(plan, models, Some(staging), None, options)
+}
+
+/// Some tensors of a plan: the jobs that make them, and the stored tensors of the models (by the model's
+/// number and their names) whose digests are asked for.
+pub(crate) struct Asked {
+    /// Indices of jobs.
+    pub(crate) jobs: BTreeSet<usize>,
+    /// Models and tensors.
+    pub(crate) inputs: BTreeSet<(usize, String)>,
+}
+
+/// Makes some outputs of a plan again, as [`run`] would, and keeps nothing but their digests.
+///
+/// # Errors
+/// As those of [`run`], but for writing.
+pub(crate) fn recompute(
+    plan: &Plan,
+    models: &[Checkpoint],
+    asked: &Asked,
+    options: &RunOptions<'_>,
+) -> Result<Outcome> {
+    run_jobs_of(plan, models, None, Some(asked), options)
+}
+
+fn run_jobs_of(
+    plan: &Plan,
+    models: &[Checkpoint],
+    staging: Option<&Staging>,
+    asked: Option<&Asked>,
+    options: &RunOptions<'_>,
+) -> Result<Outcome> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(plan.lanes)
         .thread_name(|i| format!("merge-{i}"))
         .build()
         .map_err(|e| Error::internal(format!("cannot start threads: {e}")))?;
-    let files = ShardFiles::create(staging, &plan.shards)?;
+    let files = match staging {
+        Some(staging) => ShardFiles::create(staging, &plan.shards)?,
+        None => ShardFiles::nowhere(),
+    };
     let digests = (options.digests == DigestMode::Full)
         .then(|| Digests::new(models, options.cache.as_deref()));
-    options.progress.begin(plan.totals.write);
+    options.progress.begin(match asked {
+        Some(asked) => asked.jobs.iter().map(|at| plan.jobs[*at].output.bytes() as u64).sum(),
+        None => plan.totals.write,
+    });
     let (queue, queued) = files.queue();
     let done = std::thread::scope(|scope| {
         for _ in 0..WRITERS {
@@ -75,12 +113,17 @@ pub fn run(
             nan: if options.allow_nan { NanPolicy::Keep } else { NanPolicy::Refuse },
             progress: options.progress,
         };
-        pool.install(|| run_jobs(&context, staging))
+        pool.install(|| run_jobs(&context, staging, asked.map(|asked| &asked.jobs)))
     });
     files.written()?;
     let (outputs, resumed) = done?;
     if let Some(digests) = &digests {
-        pool.install(|| digests.complete(models))?;
+        pool.install(|| match asked {
+            Some(asked) => digests.complete_those(models, |model, tensor| {
+                asked.inputs.contains(&(model, tensor.to_string()))
+            }),
+            None => digests.complete(models),
+        })?;
         if let Some(cache) = &options.cache {
             digests.save(models, cache);
         }
@@ -98,13 +141,20 @@ pub fn run(
     Ok(Outcome { outputs, inputs: inputs.collect(), resumed })
 }
 
-/// Runs every job that an interrupted run has not done; returns the digests in job order.
-fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Digest>>, usize)> {
+/// Runs every job (of those asked for, if any are) that an interrupted run has not done; returns the
+/// digests in job order.
+fn run_jobs(
+    context: &Context<'_>,
+    staging: Option<&Staging>,
+    asked: Option<&BTreeSet<usize>>,
+) -> Result<(Vec<Option<Digest>>, usize)> {
     let jobs = &context.plan.jobs;
     let slots: Vec<OnceLock<Option<Digest>>> = jobs.iter().map(|_| OnceLock::new()).collect();
-    jobs.par_iter()
-        .zip(&slots)
-        .try_for_each(|(job, slot)| still_there(context, staging, job, slot))?;
+    if let Some(staging) = staging {
+        jobs.par_iter()
+            .zip(&slots)
+            .try_for_each(|(job, slot)| still_there(context, staging, job, slot))?;
+    }
     let resumed = slots.iter().filter(|slot| slot.get().is_some()).count();
     let surveyed = survey(context)?;
     let finish = |at: usize, lanes: Lanes| -> Result<()> {
@@ -116,6 +166,7 @@ fn run_jobs(context: &Context<'_>, staging: &Staging) -> Result<(Vec<Option<Dige
     // Threads share the chunks of a tensor that would keep one of them busy for long after the
     // others are done, and take a tensor each otherwise.
     let left = (0..jobs.len()).filter(|at| slots[*at].get().is_none());
+    let left = left.filter(|at| asked.is_none_or(|asked| asked.contains(at)));
     let (whole, streaming): (Vec<usize>, Vec<usize>) = left.partition(|at| jobs[*at].whole() > 0);
     let (wide, narrow): (Vec<usize>, Vec<usize>) =
         streaming.into_iter().partition(|at| is_wide(context.plan, &jobs[*at]));

@@ -31,7 +31,8 @@ const FLUSH_EVERY: u64 = 128 << 20;
 
 /// The shards of one output.
 pub(super) struct ShardFiles<'a> {
-    staging: &'a Staging,
+    /// None where what is made is not kept.
+    staging: Option<&'a Staging>,
     shards: Vec<ShardFile>,
     blocks: Blocks,
     /// Bytes left to the page cache.
@@ -83,14 +84,24 @@ impl<'a> ShardFiles<'a> {
     pub(super) fn create(staging: &'a Staging, shards: &[Shard]) -> Result<Self> {
         let shards = shards.iter().map(|shard| ShardFile::create(staging, shard));
         Ok(Self {
-            staging,
+            staging: Some(staging),
             shards: shards.collect::<Result<_>>()?,
+            clones: clones(staging.folder()),
+            ..Self::nowhere()
+        })
+    }
+
+    /// No files at all: what is handed to the queue is made to be hashed, and thrown away.
+    pub(super) fn nowhere() -> Self {
+        Self {
+            staging: None,
+            shards: Vec::new(),
             blocks: Blocks::default(),
             cached: AtomicU64::new(0),
             queued: Mutex::default(),
             failure: OnceLock::new(),
-            clones: clones(staging.folder()),
-        })
+            clones: false,
+        }
     }
 
     /// A queue, and the end of it that [`ShardFiles::write_queued`] takes.
@@ -125,7 +136,7 @@ impl<'a> ShardFiles<'a> {
         };
         let written = queued.extract_if(.., |tensor| Arc::strong_count(&tensor.unwritten) == 1);
         for Queued { tensor, digest, .. } in written {
-            self.staging.record(&tensor, &digest)?;
+            self.staging.map_or(Ok(()), |staging| staging.record(&tensor, &digest))?;
         }
         Ok(())
     }
@@ -182,6 +193,9 @@ impl Queue<'_> {
     /// # Errors
     /// A writer failed.
     pub(super) fn write(&self, shard: usize, block: Arc<Block>, of: &Unwritten) -> Result<()> {
+        if self.files.staging.is_none() {
+            return Ok(());
+        }
         self.files.written()?;
         self.sender
             .send(Write { shard, block, unwritten: Arc::clone(of) })

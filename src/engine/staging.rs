@@ -6,6 +6,7 @@
 
 use super::digests::{Digest, hex, unhex};
 use crate::error::{Error, Result};
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -16,6 +17,15 @@ use std::sync::Mutex;
 const LOCK: &str = ".lock";
 const JOURNAL: &str = ".journal";
 
+/// A file that was written whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WrittenFile {
+    /// Its bytes.
+    pub(crate) size: u64,
+    /// Its SHA-256.
+    pub(crate) sha256: Digest,
+}
+
 /// A staged output folder.
 #[derive(Debug)]
 pub struct Staging {
@@ -24,6 +34,8 @@ pub struct Staging {
     _lock: File,
     journal: Mutex<File>,
     done: BTreeMap<String, Digest>,
+    /// By path.
+    written: Mutex<BTreeMap<String, WrittenFile>>,
 }
 
 impl Staging {
@@ -63,6 +75,7 @@ impl Staging {
             _lock: lock,
             journal: Mutex::new(journal),
             done: BTreeMap::new(),
+            written: Mutex::default(),
         };
         for (tensor, digest) in &done {
             staging.record(tensor, digest)?;
@@ -91,15 +104,28 @@ impl Staging {
     }
 
     /// Writes a whole file, with its folders, and syncs it.
-    pub fn write(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.folder.join(path);
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.folder.join(name);
         let failed = |e: std::io::Error| Error::io("write an output file", &path, &e);
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(failed)?;
         }
         let mut file = File::create(&path).map_err(failed)?;
         file.write_all(bytes).map_err(failed)?;
-        file.sync_all().map_err(failed)
+        file.sync_all().map_err(failed)?;
+        let written =
+            WrittenFile { size: bytes.len() as u64, sha256: Sha256::digest(bytes).into() };
+        let mut all = self
+            .written
+            .lock()
+            .map_err(|_| Error::internal("the list of written files is poisoned"))?;
+        all.insert(name.to_string(), written);
+        Ok(())
+    }
+
+    /// The files that were written whole, by path: all of the output but its shards.
+    pub(crate) fn written(&self) -> BTreeMap<String, WrittenFile> {
+        self.written.lock().map(|written| written.clone()).unwrap_or_default()
     }
 
     /// Copies a file from elsewhere into the output.

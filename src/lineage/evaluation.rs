@@ -1,7 +1,8 @@
 //! An evaluation on record: `eval.json` beside the weights, its table in the model card, its digest in
 //! the lineage.
 
-use super::{SCHEMA, short_name};
+use super::files::{self, Seal};
+use super::{FILE, SCHEMA, short_name};
 use crate::engine::hex;
 use crate::error::{Error, Result};
 use crate::eval::Report;
@@ -66,25 +67,37 @@ impl Evaluation {
 /// Records an evaluation in a folder that cognate wrote; whether it is one.
 ///
 /// # Errors
-/// A file of the folder cannot be read or written.
+/// A file of the folder cannot be read or written, or its lineage was changed since it was written: a
+/// new digest would hide that.
 pub fn record(folder: &Path, report: &Report) -> Result<bool> {
-    let path = folder.join("lineage.json");
+    let path = folder.join(FILE);
     let Ok(text) = std::fs::read(&path) else {
         return Ok(false);
     };
-    let Ok(mut manifest) = serde_json::from_slice::<Value>(&text) else {
+    let Some(mut manifest) = files::parse(&text).map(Value::from) else {
         return Ok(false);
     };
     if manifest["schema"] != SCHEMA {
         return Ok(false);
     }
+    if let Seal::Broken { recorded, found } = files::seal(&text) {
+        return Err(Error::input(
+            "the lineage was changed since it was written; the evaluation is not recorded",
+        )
+        .file(&path)
+        .expected(recorded, found)
+        .hint("`cognate verify` says what else differs"));
+    }
     let evaluation = Evaluation::new(report);
     let card = folder.join("README.md");
     let card_text = std::fs::read_to_string(&card).unwrap_or_default();
     evaluation.in_manifest(&mut manifest);
+    let card_text = evaluation.in_card(&card_text);
+    files::record_file(&mut manifest, EVALUATION, evaluation.json.as_bytes());
+    files::record_file(&mut manifest, "README.md", card_text.as_bytes());
     replace(&folder.join(EVALUATION), &evaluation.json)?;
-    replace(&card, &evaluation.in_card(&card_text))?;
-    replace(&path, &format!("{manifest:#}\n"))?;
+    replace(&card, &card_text)?;
+    replace(&path, &files::text(&manifest))?;
     Ok(true)
 }
 

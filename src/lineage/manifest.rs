@@ -150,7 +150,7 @@ fn weights(checkpoint: &Checkpoint) -> impl Iterator<Item = (&str, &TensorSpec)>
 
 /// The statistics of a model: their file or how they were computed, their digest (as a model's, by the
 /// names in the file), and what the file says of itself.
-fn statistics(
+pub(crate) fn statistics(
     found: &OfModel,
     checkpoint: &Checkpoint,
     digests: &BTreeMap<String, Digest>,

@@ -283,7 +283,15 @@ impl Merge {
     pub fn write(&self, target: &Path, options: &WriteOptions) -> Result<Written> {
         let examination = self.examination(options.evaluate.as_ref())?;
         let mut folders = Vec::new();
-        let result = self.write_stages(target, options, examination.as_ref(), &mut folders);
+        let examination = examination.as_ref();
+        let result = self.run_stages(target, options, examination, &mut folders, true, |step| {
+            let done = step.write(target, options)?;
+            let report = done
+                .report
+                .transpose()
+                .map_err(|e| e.fact("output", format!("{} is complete", target.display())))?;
+            Ok(Written { outcome: done.outcome, report, routing: done.routing })
+        });
         for folder in folders {
             // What is left over does no harm: it is checked before it is used again.
             let _ = std::fs::remove_dir_all(folder);
@@ -291,13 +299,17 @@ impl Merge {
         result
     }
 
-    fn write_stages(
+    /// Runs the stages, each with what the ones before it left, and hands the last to `finish`. What has to be
+    /// on disk for it goes to folders beside `target`, as do the stages that a recipe saves unless `saves`.
+    pub(super) fn run_stages<T>(
         &self,
         target: &Path,
         options: &WriteOptions,
         examination: Option<&Examination<'_>>,
         folders: &mut Vec<PathBuf>,
-    ) -> Result<Written> {
+        saves: bool,
+        finish: impl FnOnce(&Step<'_>) -> Result<T>,
+    ) -> Result<T> {
         let headers =
             |model: &&Checkpoint| model.hub.as_ref().is_some_and(|hub| !hub.has_weights());
         let mut opened = self.stages.iter().flat_map(|stage| &stage.models);
@@ -347,13 +359,7 @@ impl Merge {
             };
             let name = recipe.name.as_ref().map_or("", |name| &name.value);
             let (checkpoint, mut record) = match &stage.keep {
-                Keep::Output => {
-                    let done = step.write(target, options)?;
-                    let report = done.report.transpose().map_err(|e| {
-                        e.fact("output", format!("{} is complete", target.display()))
-                    })?;
-                    return Ok(Written { outcome: done.outcome, report, routing: done.routing });
-                }
+                Keep::Output => return finish(&step),
                 Keep::Streamed => {
                     let fingerprint = step.fingerprint(options);
                     let tensors = planned_tensors(&stage.plan, &models, nan)?;
@@ -363,15 +369,15 @@ impl Merge {
                     let folder = folder.map_or(&*models[stage.plan.donor].folder, TempDir::path);
                     (as_checkpoint(name, &stage.plan, &models, folder, tensors)?, record)
                 }
-                Keep::Staged => {
+                Keep::Saved(folder) if saves => {
+                    let record = step.write(folder, options)?.manifest;
+                    (Checkpoint::open(name, folder)?, record)
+                }
+                Keep::Staged | Keep::Saved(_) => {
                     let folder = sibling(target, &format!("stage-{name}"))?;
                     folders.push(folder.clone());
                     let record = staged(&step, &folder, options)?;
                     (Checkpoint::open(name, &folder)?, record)
-                }
-                Keep::Saved(folder) => {
-                    let record = step.write(folder, options)?.manifest;
-                    (Checkpoint::open(name, folder)?, record)
                 }
             };
             // They stand in the output's own table, once.
@@ -395,9 +401,9 @@ fn staged(step: &Step<'_>, folder: &Path, options: &WriteOptions) -> Result<Valu
     let manifest = folder.join("lineage.json");
     if std::fs::read_to_string(&mark).is_ok_and(|found| found == fingerprint)
         && let Ok(text) = std::fs::read(&manifest)
-        && let Ok(record) = serde_json::from_slice(&text)
+        && let Some(record) = lineage::parse(&text)
     {
-        return Ok(record);
+        return Ok(record.into());
     }
     if folder.exists() {
         std::fs::remove_dir_all(folder)

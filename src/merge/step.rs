@@ -109,7 +109,8 @@ impl Step<'_> {
             evaluation.in_manifest(&mut manifest);
         }
         staging.write("README.md", card.as_bytes())?;
-        staging.write(lineage::FILE, format!("{manifest:#}\n").as_bytes())?;
+        lineage::record_files(&mut manifest, plan, &staging.written());
+        staging.write(lineage::FILE, lineage::text(&manifest).as_bytes())?;
         Ok(Done { outcome, manifest, report, routing })
     }
 

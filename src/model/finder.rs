@@ -80,6 +80,16 @@ impl<'a> Finder<'a> {
         Ok(found)
     }
 
+    /// Has a reference mean a model of the Hub at a commit, from now on.
+    ///
+    /// # Errors
+    /// It cannot be fetched.
+    pub(crate) fn pin(&self, reference: &str, repo: &str, commit: &str) -> Result<()> {
+        let found = self.fetched(&format!("{repo}@{commit}"))?;
+        self.found.borrow_mut().insert(reference.to_string(), found);
+        Ok(())
+    }
+
     /// A reference taken apart: the model, and the adapters on top of it. A folder whose own name
     /// holds a `+` is a model by itself.
     pub(crate) fn parts<'r>(&self, reference: &'r str) -> Result<(&'r str, Vec<&'r str>)> {

@@ -43,8 +43,9 @@ pub use modules::{known_modules, module_of};
 pub use pytorch::{PickledTensor, parse_pickle, parse_pytorch};
 pub(crate) use remapped::{Missing, NONE, RemappedRows, Rows};
 pub use shards::{Shard, StoredTensor, parse_header, parse_index};
-pub(crate) use sidecars::is_tokenizer_file;
+pub(crate) use shards::{header_bytes, open_beside, parse_header_alone};
 pub use sidecars::{Sidecars, WEIGHT_FILES, is_weight_file};
+pub(crate) use sidecars::{belongs, is_tokenizer_file};
 pub use source::{Float, Source, TensorSpec};
 pub(crate) use statistics::gram;
 pub use statistics::{

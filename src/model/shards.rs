@@ -8,6 +8,7 @@ use super::source::{Float, Source, TensorSpec};
 use super::weights::Format;
 use crate::error::{Error, Result, list};
 use crate::kernels::Kernels;
+use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -189,10 +190,10 @@ pub fn parse_index(bytes: &[u8]) -> Result<BTreeMap<String, String>> {
 }
 
 /// A tensor's spec and the byte range of its data in the file.
-pub(super) type Placed = (TensorSpec, Range<usize>);
+pub(crate) type Placed = (TensorSpec, Range<usize>);
 
 /// Finds the tensors of a file that is given whole.
-pub(super) type Parse = fn(&[u8]) -> Result<Vec<Placed>>;
+pub(crate) type Parse = fn(&[u8]) -> Result<Vec<Placed>>;
 
 fn open_shard(folder: &Path, file: &str, format: &Format) -> Result<(Shard, Vec<Placed>)> {
     let path = folder.join(file);
@@ -219,7 +220,7 @@ fn map_shard(path: &Path, parse: Parse, prefix: &str) -> Result<(Shard, Vec<Plac
 }
 
 /// Opens a file beside the checkpoint's own; its tensors are named `prefix` + their name in the file.
-pub(super) fn open_beside(
+pub(crate) fn open_beside(
     path: &Path,
     parse: Parse,
     prefix: &str,
@@ -240,20 +241,46 @@ pub fn parse_header(bytes: &[u8]) -> Result<Vec<Placed>> {
     check_entries(bytes)?;
     let (header, metadata) =
         SafeTensors::read_metadata(bytes).map_err(|e| header_error(&e, bytes))?;
-    let data = 8 + header;
+    Ok(placed(&metadata, 8 + header))
+}
+
+/// The bytes before the first tensor of a safetensors file: the header with its length, as far as the file
+/// holds them.
+pub(crate) fn header_bytes(bytes: &[u8]) -> &[u8] {
+    let length = bytes.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length));
+    let end = usize::try_from(length).ok().and_then(|length| length.checked_add(8));
+    &bytes[..end.unwrap_or(bytes.len()).min(bytes.len())]
+}
+
+/// The same as [`parse_header`] for a file that need not end where its header says: what is cut off
+/// stands in ranges beyond the file's end.
+///
+/// # Errors
+/// The header itself is not whole, or says what the format forbids.
+pub(crate) fn parse_header_alone(bytes: &[u8]) -> Result<Vec<Placed>> {
+    let header = header_bytes(bytes);
+    let text = header.get(8..).unwrap_or_default();
+    let metadata: Metadata = serde_json::from_slice(text)
+        .map_err(|e| Error::input("the safetensors header is not valid").fact("reason", e))?;
+    Ok(placed(&metadata, header.len()))
+}
+
+/// The tensors of a header in file order; the data begins at `data`.
+fn placed(metadata: &Metadata, data: usize) -> Vec<Placed> {
     let mut placed = Vec::new();
     for name in metadata.offset_keys() {
         let Some(info) = metadata.info(&name) else {
             continue;
         };
-        let range = data + info.data_offsets.0..data + info.data_offsets.1;
+        let (start, end) = info.data_offsets;
+        let range = data.saturating_add(start)..data.saturating_add(end);
         let spec = TensorSpec { name, dtype: info.dtype, shape: info.shape.clone() };
         placed.push((spec, range));
     }
     // The crate leaves tensors without elements that stand at one place in the order of a hash map.
     placed
         .sort_by(|(a, at), (b, bt)| (at.start, at.end, &a.name).cmp(&(bt.start, bt.end, &b.name)));
-    Ok(placed)
+    placed
 }
 
 /// What the crate's checks leave out: a name that stands twice, and offsets so large that adding

@@ -91,7 +91,7 @@ pub(crate) fn is_tokenizer_file(name: &str) -> bool {
 }
 
 /// Whether the file at this path of a model's folder belongs to the model.
-pub(super) fn belongs(path: &str) -> bool {
+pub(crate) fn belongs(path: &str) -> bool {
     match path.split_once('/') {
         Some((folder, inner)) => folder_belongs(folder) && !inner.contains('/'),
         None => file_belongs(path),

@@ -7,7 +7,7 @@
 use super::Located;
 use super::parse::parse;
 use super::raw::RawRecipe;
-use super::sources::{At, Sources};
+use super::sources::{At, Source, Sources};
 use super::stages::MAX_BYTES;
 use crate::error::{Error, Result};
 use std::io::Read;
@@ -65,6 +65,11 @@ fn read(sources: &mut Sources, path: &Located<String>, chain: &[usize]) -> Resul
     let includer = sources.get(*chain.last().unwrap_or(&0));
     let file = includer.path.parent().unwrap_or(Path::new("")).join(&path.value);
     let name = beside(&includer.name, &path.value);
+    if let Some(recorded) = sources.text_on_record(&name) {
+        let text = recorded.ok_or_else(|| refused(path, "an included file is not on record"))?;
+        check_chain(sources, path, &name, chain, |other| other.name == name)?;
+        return Ok(sources.add(&file, name, text));
+    }
     let metadata = std::fs::metadata(&file).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => refused(path, "an included file does not exist")
             .fact("tried", file.display())
@@ -75,20 +80,7 @@ fn read(sources: &mut Sources, path: &Located<String>, chain: &[usize]) -> Resul
         return Err(refused(path, "what a recipe includes is not a file"));
     }
     let real = std::fs::canonicalize(&file).unwrap_or_else(|_| file.clone());
-    let way = || {
-        let names = chain.iter().map(|number| sources.get(*number).name.as_str());
-        names.chain([name.as_str()]).collect::<Vec<_>>().join(" → ")
-    };
-    if chain.iter().any(|number| sources.get(*number).real == real) {
-        return Err(refused(path, "files include each other in a circle").fact("files", way()));
-    }
-    if chain.len() > MAX_DEPTH {
-        let deep = refused(path, format!("files include each other more than {MAX_DEPTH} deep"));
-        return Err(deep.fact("files", way()));
-    }
-    if sources.count() > MAX_FILES {
-        return Err(refused(path, format!("a recipe includes more than {MAX_FILES} files")));
-    }
+    check_chain(sources, path, &name, chain, |other| other.real == real)?;
     let left = MAX_BYTES.saturating_sub(sources.bytes());
     let mut bytes = Vec::new();
     std::fs::File::open(&file)
@@ -102,6 +94,31 @@ fn read(sources: &mut Sources, path: &Located<String>, chain: &[usize]) -> Resul
     let text = String::from_utf8(bytes)
         .map_err(|_| refused(path, "an included file is not UTF-8 text"))?;
     Ok(sources.add(&file, name, text))
+}
+
+/// Refuses what includes itself, and too many files; `same` says whether a file is the one called `name`.
+fn check_chain(
+    sources: &Sources,
+    path: &Located<String>,
+    name: &str,
+    chain: &[usize],
+    same: impl Fn(&Source) -> bool,
+) -> Result<()> {
+    let way = || {
+        let names = chain.iter().map(|number| sources.get(*number).name.as_str());
+        names.chain([name]).collect::<Vec<_>>().join(" → ")
+    };
+    if chain.iter().any(|number| same(sources.get(*number))) {
+        return Err(refused(path, "files include each other in a circle").fact("files", way()));
+    }
+    if chain.len() > MAX_DEPTH {
+        let deep = refused(path, format!("files include each other more than {MAX_DEPTH} deep"));
+        return Err(deep.fact("files", way()));
+    }
+    if sources.count() > MAX_FILES {
+        return Err(refused(path, format!("a recipe includes more than {MAX_FILES} files")));
+    }
+    Ok(())
 }
 
 /// An error about an included file as a whole, where it is included.

@@ -74,7 +74,11 @@ pub struct Included {
 }
 
 /// The files that have been read so far; the first is the recipe.
-pub(super) struct Sources(Vec<Source>);
+pub(super) struct Sources {
+    files: Vec<Source>,
+    /// The files that the recipe included when it was recorded; none where they are read from the disk.
+    recorded: Option<Vec<Included>>,
+}
 
 /// One of them.
 pub(super) struct Source {
@@ -92,32 +96,44 @@ pub(super) struct Source {
 impl Sources {
     pub(super) fn new(recipe: &Path, text: String) -> Self {
         let name = recipe.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut sources = Self(Vec::new());
+        let mut sources = Self { files: Vec::new(), recorded: None };
         sources.add(recipe, name, text);
         sources
     }
 
+    /// The same with the files that the recipe includes, as they were recorded.
+    pub(super) fn recorded(recipe: &Path, text: String, includes: Vec<Included>) -> Self {
+        Self { recorded: Some(includes), ..Self::new(recipe, text) }
+    }
+
+    /// The recorded text of an included file, where the recipe is one that was recorded; none within if
+    /// there is no such file.
+    pub(super) fn text_on_record(&self, name: &str) -> Option<Option<String>> {
+        let all = self.recorded.as_ref()?;
+        Some(all.iter().find(|file| file.path == name).map(|file| file.text.clone()))
+    }
+
     /// Adds a file and says its number.
     pub(super) fn add(&mut self, path: &Path, name: String, text: String) -> usize {
-        let lines_before = self.0.last().map_or(0, |last| {
+        let lines_before = self.files.last().map_or(0, |last| {
             last.lines_before + last.text.matches(['\n', '\r']).count() as u64 + 1
         });
         let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        self.0.push(Source { path: Arc::from(path), name, real, text, lines_before });
-        self.0.len() - 1
+        self.files.push(Source { path: Arc::from(path), name, real, text, lines_before });
+        self.files.len() - 1
     }
 
     pub(super) fn get(&self, number: usize) -> &Source {
-        &self.0[number]
+        &self.files[number]
     }
 
     pub(super) fn count(&self) -> usize {
-        self.0.len()
+        self.files.len()
     }
 
     /// The bytes of all files.
     pub(super) fn bytes(&self) -> u64 {
-        self.0.iter().map(|source| source.text.len() as u64).sum()
+        self.files.iter().map(|source| source.text.len() as u64).sum()
     }
 
     /// A file's text, with its lines where [`Sources::locate`] looks for them.
@@ -131,7 +147,7 @@ impl Sources {
     /// A value with its place as the rest of the crate keeps it.
     pub(super) fn locate<T>(&self, at: At<T>) -> Located<T> {
         let holds = |source: &&Source| source.lines_before < at.line;
-        let source = self.0.iter().rev().find(holds).unwrap_or(&self.0[0]);
+        let source = self.files.iter().rev().find(holds).unwrap_or(&self.files[0]);
         let line = at.line.saturating_sub(source.lines_before);
         Located { value: at.value, file: Arc::clone(&source.path), line, column: at.column }
     }
@@ -144,14 +160,15 @@ impl Sources {
 
     /// The text of the file that a place is in.
     pub(super) fn text_of(&self, place: &Located<()>) -> &str {
-        let source = self.0.iter().find(|source| source.path == place.file).unwrap_or(&self.0[0]);
+        let source =
+            self.files.iter().find(|source| source.path == place.file).unwrap_or(&self.files[0]);
         &source.text
     }
 
     /// What remains of them once the recipe is read: its own text, and the files it includes, each
     /// once.
     pub(super) fn into_texts(self) -> (String, Vec<Included>) {
-        let mut files = self.0.into_iter();
+        let mut files = self.files.into_iter();
         let text = files.next().map(|recipe| recipe.text).unwrap_or_default();
         let mut included: Vec<Included> = Vec::new();
         for Source { name, text, .. } in files {

@@ -9,6 +9,7 @@ use super::sources::{At, Included, Sources};
 use super::{Located, Recipe, include, overrides, validate};
 use crate::error::{Error, Result, list};
 use rustix::io::Errno;
+use serde_json::Value;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
@@ -50,7 +51,30 @@ impl RecipeFile {
     /// # Errors
     /// The recipe is wrong, or a file that it includes is.
     pub fn parse(file: &Path, text: String, overrides: &[String]) -> Result<Self> {
-        let mut sources = Sources::new(file, text);
+        Self::of(file, Sources::new(file, text), overrides)
+    }
+
+    /// The recipe that a lineage records as its `recipe`: text, included files and overrides. `file` is
+    /// the place in whose folder relative paths start; no file is opened.
+    ///
+    /// # Errors
+    /// The recipe is wrong, or not all of it is recorded.
+    pub(crate) fn recorded(file: &Path, recorded: &Value) -> Result<Self> {
+        let text = |value: &Value| value.as_str().map(str::to_string);
+        let list = |key: &str| recorded[key].as_array().map(Vec::as_slice).unwrap_or_default();
+        let included = |entry: &Value| {
+            Some(Included { path: text(&entry["path"])?, text: text(&entry["text"])? })
+        };
+        let recipe = text(&recorded["text"]);
+        let includes: Option<Vec<Included>> = list("includes").iter().map(included).collect();
+        let overrides: Option<Vec<String>> = list("overrides").iter().map(text).collect();
+        let (Some(recipe), Some(includes), Some(overrides)) = (recipe, includes, overrides) else {
+            return Err(Error::input("the lineage does not record its recipe").key("recipe"));
+        };
+        Self::of(file, Sources::recorded(file, recipe, includes), &overrides)
+    }
+
+    fn of(file: &Path, mut sources: Sources, overrides: &[String]) -> Result<Self> {
         let mut stages = Vec::new();
         for mut document in parse(&sources, 0)? {
             document.value = include::resolve(&mut sources, document.value, &[0])?;

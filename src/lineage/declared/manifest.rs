@@ -22,7 +22,7 @@ const MAX_SHORT_BYTES: usize = 32 << 20;
 pub struct ParentManifest {
     /// The SHA-256 of the file's bytes.
     pub sha256: String,
-    /// The manifest without tensors, routing and ancestors.
+    /// The manifest without tensors, files, routing, ancestors and its digest of itself.
     pub short: Value,
     /// The manifests of its own ancestors in the same form, by the SHA-256 of their files.
     pub ancestors: BTreeMap<String, Value>,
@@ -103,9 +103,9 @@ impl Part {
     /// What stands under a key: another part, nothing that is kept, or a value that is kept whole.
     fn under(self, key: &str) -> Option<Option<Self>> {
         match (self, key) {
-            (Self::Manifest, "routing")
+            (Self::Manifest, "routing" | "digest")
             | (Self::Input, "tensors" | "made_of" | "dropped")
-            | (Self::Output, "tensors") => Some(None),
+            | (Self::Output, "tensors" | "files") => Some(None),
             (Self::Manifest, "inputs") => Some(Some(Self::Inputs)),
             (Self::Manifest, "stages") => Some(Some(Self::Stages)),
             (Self::Manifest, "output") => Some(Some(Self::Output)),
