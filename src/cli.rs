@@ -6,6 +6,7 @@ mod eval;
 mod export;
 mod fisher;
 mod gram;
+mod infer;
 mod inspect;
 mod merge;
 mod methods;
@@ -50,6 +51,8 @@ enum Command {
     Verify(verify::Args),
     /// Describe a model's folder in another format: in-toto, CycloneDX, SPDX
     Export(export::Args),
+    /// Infer from weights alone what a model is made of
+    Infer(infer::Args),
     /// Compute the Fisher information of a model's weights, for the method `fisher`
     Fisher(fisher::Args),
     /// Compute the Gram matrices of what goes into a model's linear maps, for the method `regmean`
@@ -77,6 +80,7 @@ impl Cli {
             Command::Trace(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Export(args) => args.run(),
+            Command::Infer(args) => args.run(),
             Command::Fisher(args) => args.run(),
             Command::Gram(args) => args.run(),
             Command::Route(args) => args.run(),

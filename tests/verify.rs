@@ -35,7 +35,7 @@ fn fails(sandbox: &Sandbox, code: i32, args: &[&str]) -> (String, Value) {
     assert_eq!(run.code, Some(code), "{}{}", run.stdout, run.stderr);
     assert!(run.stderr.starts_with("error: "), "{}", run.stderr);
     let report = if run.stdout.is_empty() { Value::Null } else { run.json() };
-    assert_ne!(report["verified"], true);
+    assert_ne!(report["ok"], true);
     (run.stderr, report)
 }
 
@@ -55,7 +55,7 @@ fn what_was_written_is_verified() {
     let sandbox = merged();
     let report = sandbox.ok(&["verify", "out", "--json"]).json();
     let lineage = sandbox.read_json("out/lineage.json");
-    assert_eq!(report["verified"], true);
+    assert_eq!(report["ok"], true);
     assert_eq!(report["digest"], lineage["output"]["digest"]);
     assert_eq!(report["tensors"], lineage["output"]["tensors"].as_array().unwrap().len());
     let listed = lineage["output"]["files"].as_array().unwrap();
@@ -419,7 +419,7 @@ fn included_files_are_not_needed_again() {
     std::fs::remove_file(sandbox.path("presets/mean.yml")).unwrap();
     std::fs::remove_file(sandbox.path("recipe.yml")).unwrap();
     let report = sandbox.ok(&["verify", "out", "--rederive", "all", "--json"]).json();
-    assert_eq!(report["verified"], true);
+    assert_eq!(report["ok"], true);
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Args {
             let mut value = found.json();
             match &rederived {
                 Some(Ok(Rederived { tensors })) => value["rederived"] = tensors.clone().into(),
-                Some(Err(_)) => value["verified"] = false.into(),
+                Some(Err(_)) => value["ok"] = false.into(),
                 None => {}
             }
             print_json(&value)?;

@@ -1,5 +1,6 @@
 //! Where the output came from: `lineage.json`, the model card, the shards' headers; the ancestry that such
-//! records tell of; whether a folder is what its record says; and the record in others' formats.
+//! records tell of; whether a folder is what its record says; the record in others' formats; and
+//! what weights tell where nothing was recorded.
 
 mod card;
 pub mod declared;
@@ -8,6 +9,7 @@ pub mod export;
 mod family;
 mod files;
 mod folder;
+pub mod infer;
 mod label;
 mod licences;
 mod manifest;

@@ -28,17 +28,15 @@ impl fmt::Display for Difference {
 }
 
 impl Difference {
-    /// As JSON: `file`, `tensor`, `what` and, where there is something to say, `expected` and `found`.
+    /// As JSON: `file`, `tensor`, `what`, `expected` and `found`, null where there is nothing to say.
     pub fn json(&self) -> Value {
-        let mut value = json!({"file": self.file, "what": self.what.word()});
-        for (key, fact) in
-            [("tensor", &self.tensor), ("expected", &self.expected), ("found", &self.found)]
-        {
-            if let Some(fact) = fact {
-                value[key] = fact.clone().into();
-            }
-        }
-        value
+        json!({
+            "file": self.file,
+            "tensor": self.tensor,
+            "what": self.what.word(),
+            "expected": self.expected,
+            "found": self.found,
+        })
     }
 }
 
@@ -74,7 +72,7 @@ impl Verification {
     /// For programs.
     pub fn json(&self) -> Value {
         json!({
-            "verified": self.differences.is_empty() && self.unchecked.is_empty(),
+            "ok": self.differences.is_empty() && self.unchecked.is_empty(),
             "digest": self.digest.as_ref().map(hex),
             "tensors": self.tensors,
             "files": self.files,
