@@ -220,8 +220,25 @@ fn cards_name_all_ancestors_licences_and_datasets() {
     let license = &sandbox.read_json("second/lineage.json")["license"];
     assert_eq!(
         license["of"],
-        json!([{"model": "first", "license": "gpl-3.0"}, {"model": "c", "license": "cc-by-nc-4.0"}])
+        json!([
+            {"model": "first", "license": "gpl-3.0"},
+            {"model": "c", "license": "cc-by-nc-4.0"},
+            {"model": "a", "license": "gpl-3.0"},
+            {"model": "b", "license": "other"},
+        ])
     );
+    // What ancestors ask for and what they were trained on stays on record, whatever a card says.
+    sandbox.write("first/README.md", "---\nlicense: mit\n---\n");
+    let mild = LINEAR.replace("model: a", "model: first").replace("model: b", "model: d");
+    sandbox.model("d", &config(2), &llama(2, 4));
+    sandbox.write("d/README.md", "---\nlicense: llama3.1\n---\n");
+    let run = sandbox.merge(&mild, "mild", &[]);
+    assert!(run.stderr.contains("gpl-3.0 (of a) asks"), "{}", run.stderr);
+    let laxer = "the card of first says mit, its lineage.json gpl-3.0, which counts";
+    assert!(run.stderr.contains(laxer), "{}", run.stderr);
+    assert!(card("mild").contains("datasets:\n- \"org/one\"\n- \"org/two\"\n"), "{}", card("mild"));
+    let traced = sandbox.ok(&["trace", "first"]).stdout;
+    assert!(traced.contains("its licence is mit, lineage.json that it is gpl-3.0"), "{traced}");
     // A licence that the Hub has no name for keeps its own.
     sandbox.model("a", &config(2), &llama(2, 1));
     sandbox.merge(LINEAR, "third", &[]);

@@ -134,6 +134,9 @@ fn what_other_tools_leave() {
     // A card alone, as on the Hub.
     sandbox.write("card/README.md", "---\nlicense: mit\ntags: [mergekit]\n---\n# x\n\n```yaml\nbase_model: org/base\nexperts:\n- source_model: org/a\n  positive_prompts: [x]\n- source_model: ../merged\n```\n");
     insta::assert_snapshot!("card", text(&sandbox, &["card"]));
+    // What mergekit-moe leaves.
+    sandbox.write("moe/mergekit_moe_config.yml", "base_model: org/base\ngate_mode: random\nexperts:\n- source_model: org/a\n- source_model: ../b\n");
+    insta::assert_snapshot!("mergekit_moe", text(&sandbox, &["moe"]));
     // A fine-tune whose two records disagree.
     sandbox.write("tuned/adapter_config.json", "{\"base_model_name_or_path\": \"org/a\"}");
     sandbox.write("tuned/README.md", "---\nbase_model: org/b\nlibrary_name: peft\n---\n");
@@ -231,4 +234,23 @@ fn what_cannot_be_traced() {
         all += &text(&sandbox, &[folder]);
     }
     insta::assert_snapshot!("wrong", all);
+}
+
+#[test]
+fn where_no_record_tells_weights_are_asked() {
+    let sandbox = Sandbox::with_trained_models();
+    let merge = "merge_method: ties\nbase_model: models/base\nmodels: [{model: models/ft-prose}, {model: models/ft-code}]\nparameters: {weight: 0.5, density: 0.4}\ndtype: bfloat16\n";
+    sandbox.merge(merge, "out", &["--no-eval"]);
+    let candidates =
+        ["--candidates", "models/base", "models/ft-prose", "models/ft-code", "models/ft-math"];
+    // A record goes before weights.
+    let recorded = text(&sandbox, &[&["out"], &candidates[..]].concat());
+    assert!(!recorded.contains("inferred"), "{recorded}");
+    let tensors: Vec<support::Tensor> = sandbox.tensors("out").into_values().collect();
+    sandbox.model("bare", &sandbox.read_json("out/config.json"), &tensors);
+    insta::assert_snapshot!("inferred", text(&sandbox, &[&["bare"], &candidates[..]].concat()));
+    let found = sandbox.ok(&[&["trace", "bare", "--json"], &candidates[..]].concat()).json();
+    let edges = found["edges"].as_array().unwrap();
+    assert_eq!(edges.len(), 3, "{found:#}");
+    assert!(edges.iter().all(|edge| edge["evidence"] == "inferred"), "{found:#}");
 }

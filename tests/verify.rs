@@ -144,9 +144,12 @@ fn reshape(sandbox: &Sandbox, file: &str, change: impl FnOnce(&mut Vec<Tensor>))
     sandbox.write(file, shard(&tensors));
 }
 
+/// A way to damage a folder, and what it is called.
+type Damage = (&'static str, fn(&Sandbox));
+
 #[test]
 fn the_tensor_and_the_file_are_named() {
-    let cases: [(&str, fn(&Sandbox)); 9] = [
+    let cases: [Damage; 9] = [
         ("bytes", |sandbox| {
             let path = format!("out/{SINGLE}");
             let mut bytes = sandbox.read(&path);
@@ -433,4 +436,34 @@ fn saved_stages_are_not_written_again() {
     std::fs::remove_dir_all(sandbox.path("kept")).unwrap();
     sandbox.ok(&["verify", "out", "--rederive", "all"]);
     assert!(!sandbox.exists("kept"));
+}
+
+/// Files that nobody recorded and that other programs load: the model they make is another one.
+#[test]
+fn files_that_others_load_are_differences() {
+    let sandbox = merged();
+    sandbox.write("out/notes.txt", "mine");
+    sandbox.ok(&["verify", "out"]);
+    for file in
+        ["adapter_config.json", "tiktoken.model", "code/modeling_x.py", "quantize_config.json"]
+    {
+        sandbox.write(&format!("out/{file}"), "{}");
+        let (_, report) = fails(&sandbox, 3, &["out"]);
+        let found = report["differences"].as_array().unwrap();
+        assert_eq!(found.len(), 1, "{report:#}");
+        assert_eq!((&found[0]["file"], &found[0]["what"]), (&json!(file), &json!("extra")));
+        assert_eq!((&report["ok"], &found[0]["tensor"]), (&json!(false), &Value::Null));
+        std::fs::remove_file(sandbox.path(&format!("out/{file}"))).unwrap();
+    }
+}
+
+#[test]
+fn the_folder_itself_is_a_name_too() {
+    let sandbox = merged();
+    let run = sandbox
+        .command(&["verify", ".", "--rederive", "2", "--json"])
+        .current_dir(sandbox.path("out"))
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
 }

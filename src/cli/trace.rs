@@ -15,6 +15,9 @@ pub(crate) struct Args {
     /// Hash the weights of parents that are there, and compare them with the digests on record
     #[arg(long)]
     verify: bool,
+    /// Models it may be made of: where no record names a parent, weights are asked (`cognate infer`)
+    #[arg(long, value_name = "MODEL", num_args = 1..)]
+    candidates: Vec<String>,
     /// Print JSON; the same as `--format json`
     #[arg(long, conflicts_with = "format")]
     json: bool,
@@ -22,7 +25,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let options = Options { verify: self.verify, cache: cache_folder() };
+        let options =
+            Options { verify: self.verify, cache: cache_folder(), candidates: self.candidates };
         let found = trace(&self.model, &options)?;
         let format = if self.json { Format::Json } else { self.format };
         print(&found.print(format))

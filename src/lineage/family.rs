@@ -51,8 +51,29 @@ impl Member {
     /// The licence it declares.
     fn license(&self) -> Option<&str> {
         let card = self.declared.card.as_ref().and_then(|card| card.license.as_deref());
-        let manifest = || self.declared.manifest.as_ref()?.short["license"]["license"].as_str();
-        card.or_else(manifest)
+        card.or_else(|| self.recorded()["license"]["license"].as_str())
+    }
+
+    /// That its card asks less than its manifest records, if it does.
+    fn laxer(&self) -> Option<String> {
+        let card = self.declared.card.as_ref()?.license.as_deref()?;
+        let recorded = self.recorded()["license"]["license"].as_str()?;
+        let most = licences::most_restrictive([Some(card), Some(recorded)].into_iter())?;
+        (most != card).then(|| {
+            let name = self.name();
+            format!("licences: the card of {name} says {card}, its lineage.json {recorded}, which counts")
+        })
+    }
+
+    /// What its manifest records, in short; null where there is none.
+    fn recorded(&self) -> &Value {
+        self.declared.manifest.as_ref().map_or(&Value::Null, |manifest| &manifest.short)
+    }
+
+    /// The licences that its manifest records of its own parents, and of theirs.
+    fn inherited(&self) -> impl Iterator<Item = (&str, &str)> {
+        let of = self.recorded()["license"]["of"].as_array().into_iter().flatten();
+        of.filter_map(|entry| Some((entry["model"].as_str()?, entry["license"].as_str()?)))
     }
 }
 
@@ -155,15 +176,31 @@ impl Family {
 
     /// The datasets that cards of parents name, each once, in order.
     pub fn datasets(&self) -> Vec<String> {
-        let mut seen = BTreeSet::new();
-        let cards = self.members.iter().filter_map(|member| member.declared.card.as_ref());
-        let all = cards.flat_map(|card| &card.datasets);
-        all.filter(|name| seen.insert(name.as_str())).cloned().collect()
+        let mut found: Vec<String> = Vec::new();
+        for member in &self.members {
+            let card = member.declared.card.iter().flat_map(|card| &card.datasets);
+            let recorded = member.recorded()["datasets"].as_array().into_iter().flatten();
+            let recorded = recorded.filter_map(Value::as_str);
+            for name in card.map(String::as_str).chain(recorded) {
+                if !found.iter().any(|known| known == name) {
+                    found.push(name.to_string());
+                }
+            }
+        }
+        found
     }
 
-    /// Each parent's name with its licence.
+    /// Each parent's name with its licence; behind them the ancestors whose licences parents' manifests
+    /// record, since a merge stays bound by what it was made of, whatever its own card says.
     fn licences(&self) -> Vec<(&str, Option<&str>)> {
-        self.members.iter().map(|member| (member.name(), member.license())).collect()
+        let mut all: Vec<_> =
+            self.members.iter().map(|member| (member.name(), member.license())).collect();
+        for (name, license) in self.members.iter().flat_map(Member::inherited) {
+            if !all.contains(&(name, Some(license))) {
+                all.push((name, Some(license)));
+            }
+        }
+        all
     }
 
     /// The licence that asks most, with `license_name` and `license_link` where the Hub has no
@@ -180,14 +217,17 @@ impl Family {
         }
         let of = self.members.iter().find(|member| member.license() == Some(id));
         let card = of.and_then(|member| member.declared.card.as_ref());
-        if found["license"] == licences::OTHER
-            && let Some(card) = card
-        {
-            for (key, value) in
-                [("license_name", &card.license_name), ("license_link", &card.license_link)]
-            {
+        if found["license"] == licences::OTHER {
+            // Where only a manifest says so, it has name and link too.
+            let mut recorded = self.members.iter().map(|member| &member.recorded()["license"]);
+            let recorded = recorded.find(|recorded| recorded["license"] == licences::OTHER);
+            let of_card = card.map(|card| (card.license_name.clone(), card.license_link.clone()));
+            let text = |key: &str| recorded.and_then(|of| of[key].as_str().map(str::to_string));
+            let (name, link) =
+                of_card.unwrap_or_else(|| (text("license_name"), text("license_link")));
+            for (key, value) in [("license_name", name), ("license_link", link)] {
                 if let Some(value) = value {
-                    found.insert(key.to_string(), value.clone().into());
+                    found.insert(key.to_string(), value.into());
                 }
             }
         }
@@ -215,6 +255,7 @@ impl Family {
         conflicts
             .map(|conflict| format!("licences: {conflict}; this is a hint, no legal advice"))
             .chain(licences::unknown_beside(&all).map(|warning| format!("licences: {warning}")))
+            .chain(self.members.iter().filter_map(Member::laxer))
             .collect()
     }
 

@@ -119,8 +119,14 @@ impl Sidecars {
         }
         for (name, is_folder) in list(folder)? {
             // Written anew for the merge, or no part of a model.
-            let own =
-                ["config.json", "README.md", "lineage.json", "eval.json", "mergekit_config.yml"];
+            let own = [
+                "config.json",
+                "README.md",
+                "lineage.json",
+                "eval.json",
+                "mergekit_config.yml",
+                "mergekit_moe_config.yml",
+            ];
             if own.contains(&name.as_str()) || is_weight_file(&name) || name.starts_with('.') {
                 continue;
             }

@@ -22,8 +22,8 @@ use std::path::Path;
 /// The file of a model card.
 pub(crate) const CARD: &str = "README.md";
 
-/// The file that mergekit leaves in an output.
-pub(crate) const MERGEKIT: &str = "mergekit_config.yml";
+/// The files that mergekit and mergekit-moe leave in an output; of two, the first is read.
+pub(crate) const MERGEKIT: [&str; 2] = ["mergekit_config.yml", "mergekit_moe_config.yml"];
 
 /// Where a shard's header stands.
 pub(crate) const LABEL: &str = "the header of the weights";
@@ -50,8 +50,10 @@ pub struct Declared {
     pub card: Option<Card>,
     /// The recipe in the body of a card that mergekit or cognate wrote.
     pub card_recipe: Option<Parents>,
-    /// The text of its `mergekit_config.yml`.
+    /// The text of the recipe that mergekit left in it.
     pub mergekit: Option<String>,
+    /// The file of that text.
+    pub mergekit_file: Option<&'static str>,
     /// The models that it names.
     pub mergekit_parents: Option<Parents>,
     /// Its `lineage.json`, if cognate wrote it.
@@ -81,13 +83,16 @@ impl Declared {
                 Err(reason) => found.not_read(CARD, &reason),
             }
         }
-        if let Some(text) = found.text(folder, MERGEKIT) {
+        for file in MERGEKIT {
+            let Some(text) = found.text(folder, file) else { continue };
             match parse_mergekit(&text) {
                 Ok(parents) => {
                     found.mergekit_parents = Some(parents);
                     found.mergekit = Some(text);
+                    found.mergekit_file = Some(file);
+                    break;
                 }
-                Err(reason) => found.not_read(MERGEKIT, &reason),
+                Err(reason) => found.not_read(file, &reason),
             }
         }
         if let Some(text) = found.text(folder, ADAPTER) {

@@ -4,7 +4,7 @@ use super::locate::{Named, Place, Places};
 use super::recorded::methods;
 use super::{Edge, Evidence, Kind, MAX_DEPTH, MAX_NODES, Node, State, Trace};
 use crate::error::{Error, Result};
-use crate::lineage::declared::{ADAPTER, CARD, Declared, LABEL, MERGEKIT, parse_label};
+use crate::lineage::declared::{ADAPTER, CARD, Declared, LABEL, parse_label};
 use crate::model::hub::HubReference;
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
@@ -51,7 +51,7 @@ pub(super) struct Builder {
     full: bool,
 }
 
-pub(super) fn build(reference: &str) -> Result<Built> {
+pub(super) fn build(reference: &str, candidates: &[String]) -> Result<Built> {
     let places = Places::new();
     let named = Named { reference: reference.to_string(), ..Named::default() };
     let place = places.candidates(&named, None).into_iter().next().ok_or_else(|| {
@@ -77,8 +77,11 @@ pub(super) fn build(reference: &str) -> Result<Built> {
     };
     let root = builder.push(root, &[folder_key(&place.folder)]);
     builder.expand_later(root, declared, near);
-    while let Some(open) = builder.open.pop_front() {
-        builder.expand(open, &places);
+    builder.expand_all(&places);
+    if !candidates.is_empty() && builder.built.trace.edges.is_empty() {
+        // No record tells; weights may.
+        super::inferred::parents(&mut builder, root, &place.folder, candidates, &places)?;
+        builder.expand_all(&places);
     }
     if builder.full {
         builder.built.trace.notes.push(format!(
@@ -173,11 +176,18 @@ impl Builder {
         self.open.push_back(Open { node: index, manifest, declared, near: Some(near) });
     }
 
+    /// Follows what is there to be followed.
+    fn expand_all(&mut self, places: &Places) {
+        while let Some(open) = self.open.pop_front() {
+            self.expand(open, places);
+        }
+    }
+
     fn expand(&mut self, open: Open, places: &Places) {
         let Open { node: index, manifest, declared, near } = open;
         let declared = declared.unwrap_or_default();
         let card = declared.card.as_ref();
-        let recipe = declared.mergekit_parents.as_ref().map(|parents| (MERGEKIT, parents));
+        let recipe = declared.mergekit_file.zip(declared.mergekit_parents.as_ref());
         let recipe = recipe.or(declared.card_recipe.as_ref().map(|parents| (CARD, parents)));
         let recipe = recipe.or(declared.label.as_ref().map(|parents| (LABEL, parents)));
         let mut names: Vec<(&'static str, Vec<String>)> = Vec::new();
@@ -190,6 +200,13 @@ impl Builder {
         let Some(node) = self.built.trace.nodes.get_mut(index) else { return };
         node.license = card.and_then(|card| card.license.clone());
         let recorded = manifest.as_ref().and_then(|own| text(&own["license"]["license"]));
+        if let (Some(card), Some(recorded)) = (&node.license, &recorded)
+            && card != recorded
+        {
+            node.contradictions.push(format!(
+                "{CARD} says that its licence is {card}, lineage.json that it is {recorded}"
+            ));
+        }
         node.license = node.license.take().or(recorded);
         if node.methods.is_empty() {
             node.methods = match (&manifest, recipe) {
@@ -210,7 +227,8 @@ impl Builder {
                 for (file, of_file) in &names {
                     for name in of_file {
                         let base = bases.contains(name);
-                        self.named(index, name, file, base, near.as_deref(), places);
+                        let how = (Evidence::Declared, *file, base);
+                        self.named(index, name, how, near.as_deref(), places);
                     }
                 }
             }
@@ -220,13 +238,13 @@ impl Builder {
         }
     }
 
-    /// A parent that a card or a config names.
-    fn named(
+    /// A parent that a card or a config names, or that was found among candidates: with the evidence, its
+    /// source, and whether it is the base.
+    pub(super) fn named(
         &mut self,
         child: usize,
         name: &str,
-        file: &'static str,
-        base: bool,
+        (evidence, source, base): (Evidence, &str, bool),
         near: Option<&Path>,
         places: &Places,
     ) {
@@ -271,7 +289,7 @@ impl Builder {
                 }
             }
         };
-        self.edge(child, parent, Evidence::Declared, file, base);
+        self.edge(child, parent, evidence, source, base);
     }
 
     pub(super) fn is_full(&mut self) -> bool {

@@ -7,6 +7,7 @@
 mod build;
 mod diagram;
 mod html;
+mod inferred;
 mod json;
 mod judge;
 mod locate;
@@ -30,6 +31,8 @@ pub struct Options {
     pub verify: bool,
     /// Folder of the digest cache; none to do without.
     pub cache: Option<PathBuf>,
+    /// Models that it may be made of, which weights are asked about where no record tells of any parent.
+    pub candidates: Vec<String>,
 }
 
 /// What an edge rests on.
@@ -147,9 +150,9 @@ pub enum Format {
 /// Traces a model: a folder, or `org/name` on the Hub, of which only what the cache holds is read.
 ///
 /// # Errors
-/// There is no such folder, and nothing of that name in the cache.
+/// There is no such folder, and nothing of that name in the cache; candidates cannot be compared with it.
 pub fn trace(reference: &str, options: &Options) -> Result<Trace> {
-    let mut built = build::build(reference)?;
+    let mut built = build::build(reference, &options.candidates)?;
     weights::check(&mut built, options);
     judge::judge(&mut built);
     Ok(built.trace)
@@ -242,7 +245,8 @@ impl Edge {
     fn grounds(&self) -> String {
         let role = if self.base { " as base" } else { "" };
         let sources = self.sources.join(", ");
-        format!("{}{role} in {sources}", self.evidence.word())
+        let from = if self.evidence == Evidence::Inferred { "from" } else { "in" };
+        format!("{}{role} {from} {sources}", self.evidence.word())
     }
 
     /// What was found out about the record, in words.

@@ -283,10 +283,7 @@ fn compare_files(
         if known || path == FILE {
             continue;
         }
-        if belongs(path)
-            || is_weight_file(path)
-            || [EVALUATION, "README.md", "config.json"].contains(&path.as_str())
-        {
+        if belongs(path) || is_weight_file(path) || is_loaded(path) {
             found.differ(
                 path,
                 None,
@@ -298,6 +295,23 @@ fn compare_files(
             found.unlisted.push(path.clone());
         }
     }
+}
+
+/// Whether other programs read a file of this name in a model's folder, though a merge does not take it
+/// over: with an `adapter_config.json`, transformers loads another model altogether.
+fn is_loaded(path: &str) -> bool {
+    const NAMES: [&str; 8] = [
+        EVALUATION,
+        "README.md",
+        "config.json",
+        "adapter_config.json",
+        "hf_quant_config.json",
+        "quantization_config.json",
+        "quantize_config.json",
+        "tiktoken.model",
+    ];
+    let name = path.rsplit('/').next().unwrap_or(path);
+    NAMES.contains(&name) || name.ends_with(".py")
 }
 
 /// Holds the tensors against what is recorded of them.
@@ -373,7 +387,7 @@ fn missing(tensor: &RecordedTensor, shards: &[FoundShard], found: &mut Verificat
         },
     };
     let file = tensor.file.as_deref().unwrap_or("*.safetensors");
-    let cut = shard.is_some_and(|shard| shard.beyond.iter().any(|name| *name == tensor.name));
+    let cut = shard.is_some_and(|shard| shard.beyond.contains(&tensor.name));
     let what = if cut { What::Short } else { What::Missing };
     let expected = format!("{} {:?}", tensor.dtype, tensor.shape);
     found.differ(file, Some(&tensor.name), what, Some(expected), None);

@@ -10,7 +10,8 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 /// What a model says of its own origin, which the lineage of a merge records.
-const DECLARATIONS: [&str; 3] = ["README.md", "lineage.json", "mergekit_config.yml"];
+const DECLARATIONS: [&str; 4] =
+    ["README.md", "lineage.json", "mergekit_config.yml", "mergekit_moe_config.yml"];
 
 /// The files a merge needs, as far as names tell.
 #[derive(Debug, Default, PartialEq, Eq)]
