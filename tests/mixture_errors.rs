@@ -166,6 +166,10 @@ fn surgery_that_cannot_be() {
     let args = ["route", "smaller", "--data", "some=texts.txt", "--json"];
     sandbox.write("two.json", sandbox.ok(&args).stdout);
     sandbox.write("other.json", "{\"experts\": 3}");
+    let args = ["route", "mixture", "--data", "some=texts.txt", "--json"];
+    let mut damaged = sandbox.ok(&args).json();
+    damaged["sets"][0]["layers"][0]["received"].as_array_mut().unwrap().pop();
+    sandbox.write("damaged.json", damaged.to_string());
     tiny(&sandbox, "qwen", "qwen2", |_| ());
     let mut messages = Messages::default();
     for (title, keys, says) in [
@@ -196,6 +200,11 @@ fn surgery_that_cannot_be() {
             &["other.json"],
         ),
         (
+            "a record with too few numbers",
+            "drop: {least_routed: 1, routing: damaged.json}\n",
+            &["damaged", "damaged.json", "3 numbers"],
+        ),
+        (
             "a record of another mixture",
             "drop: {least_routed: 1, routing: two.json}\n",
             &["another mixture", "two.json"],
@@ -223,6 +232,9 @@ fn surgery_that_cannot_be() {
         let text = format!("{linear}models: [{{model: {a}}}, {{model: {b}}}]\n");
         messages.add(&sandbox, title, &text, &[]);
     }
+    let stage =
+        "name: first\nmixture: mixture\ndrop: [0]\n---\nmixture: first\ndrop: {least_routed: 1}\n";
+    messages.add(&sandbox, "no record of a stage's routing", stage, &["a stage has no record"]);
     let extracted = "mixture: base\nextract: 0\n";
     messages.add(&sandbox, "a dense model", extracted, &["not a mixture of a known family"]);
     insta::assert_snapshot!("surgery", messages.0);

@@ -46,13 +46,12 @@ fn write_body(
     let names: Vec<&str> = family.members().iter().map(Member::name).collect();
     writeln!(text, "# Merge of {}\n", names.join(", "))?;
     let names: Vec<String> = methods.iter().map(|method| format!("`{}`", method.name)).collect();
-    writeln!(
-        text,
-        "Made with cognate {} by the method{} {}.",
-        env!("CARGO_PKG_VERSION"),
-        if names.len() == 1 { "" } else { "s" },
-        names.join(" and "),
-    )?;
+    let by = match names.len() {
+        0 => " as a mixture of experts".to_string(),
+        1 => format!(" by the method {}", names[0]),
+        _ => format!(" by the methods {}", names.join(" and ")),
+    };
+    writeln!(text, "Made with cognate {}{by}.", env!("CARGO_PKG_VERSION"))?;
     match &methods[..] {
         [method] => writeln!(text, "{} ({})", method.summary, method.reference)?,
         methods => {

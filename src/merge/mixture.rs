@@ -116,7 +116,13 @@ fn kept(
         Dropped::LeastRouted { count, routing } => {
             let file = match routing {
                 Some(file) => finder.file(file)?,
-                None => model.folder.join(lineage::FILE),
+                None if model.is_stored() => model.folder.join(lineage::FILE),
+                None => {
+                    return Err(Error::input("a stage has no record of the mixture's routing")
+                        .key("drop")
+                        .model(&model.reference)
+                        .hint("write the mixture first, or name a report of `cognate route --json` as `routing`"));
+                }
             };
             let routing = read_routing(&file)?;
             let layers = parts.layers.iter().map(|layer| layer.number);

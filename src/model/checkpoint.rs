@@ -118,6 +118,11 @@ impl Checkpoint {
         files.seen_as(tensors)
     }
 
+    /// Whether its weights stand in files of its own. Those of a stage do not: its folder is another model's.
+    pub(crate) fn is_stored(&self) -> bool {
+        !self.shards.is_empty()
+    }
+
     /// The same checkpoint with a LoRA adapter (a PEFT folder) applied while its tensors are read; on
     /// top of those applied before. The adapter's file joins the shards, its tensors the stored ones
     /// as `adapter 1:NAME`, by the adapter's place. Stored tensors that it replaces become unused.

@@ -226,6 +226,17 @@ impl Routing {
         if self.experts != experts {
             return Err(other("the number of experts").expected(experts, self.experts));
         }
+        let numbers = |set: &OfSet| set.layers.iter().map(|of| of.layer).collect::<Vec<_>>();
+        let whole = |set: &OfSet| {
+            set.layers.iter().all(|of| of.received.len() == experts)
+                && self.sets.first().is_some_and(|first| numbers(first) == numbers(set))
+        };
+        if let Some(set) = self.sets.iter().find(|set| !whole(set)) {
+            return Err(Error::input("a report of routing is damaged")
+                .fact("texts", &set.name)
+                .expected(format!("{experts} numbers for each of the same layers"), "others")
+                .hint("make it again: cognate route MODEL --data NAME=FILE --json"));
+        }
         let of = |layer: usize| {
             let at = self.layers().iter().position(|of| of.layer == layer);
             let shares = self.shares(at.ok_or_else(|| other("the layers"))?);

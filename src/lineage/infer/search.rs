@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 /// Parents of a merge by elements that are tried at once.
 const MOST_PARENTS: usize = 4;
-/// A candidate whose coefficient in a least squares fit is below this share of the largest one is not
+/// A candidate that adds less than this share of what the first one adds, in a least squares fit, is not
 /// tried as a parent of a merge by elements.
 const LITTLE: f64 = 0.12;
 /// The share of the elements within the rounding that a merge by magnitudes has to reach.
@@ -200,7 +200,8 @@ fn of_sample(
             return Ok(found);
         }
     }
-    if let Some(explanation) = by_elements(sample, &total, given.base, &all, float)? {
+    let squares = distances.all();
+    if let Some(explanation) = by_elements(sample, (&total, &squares), given.base, &all, float)? {
         found.explanation = explanation;
         return Ok(found);
     }
@@ -234,7 +235,7 @@ fn confirmed(explanation: Explanation, sample: &Sample, float: Float) -> Result<
 /// A merge that decides element by element.
 fn by_elements(
     sample: &Sample,
-    total: &Squares,
+    (total, distances): (&Squares, &[f64]),
     base: Option<usize>,
     all: &[usize],
     float: Float,
@@ -251,7 +252,9 @@ fn by_elements(
     let mut best: Option<(f64, Explanation)> = None;
     for base in bases.into_iter().take(2) {
         let mut parents: Vec<usize> = all.iter().copied().filter(|at| *at != base).collect();
-        let size = |at: &usize| fit.coefficients[*at].abs();
+        // What a parent adds: the coefficient of one that lies beside the base is large and says nothing.
+        let size =
+            |at: &usize| fit.coefficients[*at].abs() * distances[base * all.len() + *at].sqrt();
         parents.sort_by(|a, b| size(b).total_cmp(&size(a)));
         let most = parents.first().map_or(0.0, size);
         let likely = parents.iter().take_while(|at| size(at) >= LITTLE * most).count();
