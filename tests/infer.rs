@@ -172,6 +172,13 @@ fn what_was_dropped_at_random_is_found_with_its_densities() {
     for (method, models, wanted) in cases {
         let found = inferred(&sandbox, &recipe(method, Some("base"), &models), method);
         is(&found, method, BASE, &[(PROSE, wanted[0]), (MATH, wanted[1])]);
+        // The same averaged over the parents that agree: shares of weights are found.
+        if method == "dare_ties" {
+            let text = recipe(method, Some("base"), &models) + "parameters: {normalize: true}\n";
+            let found = inferred(&sandbox, &text, "averaged");
+            is(&found, method, BASE, &[(PROSE, wanted[0]), (MATH, wanted[1])]);
+            assert_eq!(found["switches"]["normalize"], true, "{found:#}");
+        }
         // Another seed makes another model of the same kind.
         sandbox.write("again.yml", found["recipe"].as_str().unwrap());
         sandbox.ok(&["plan", "again.yml"]);

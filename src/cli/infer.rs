@@ -6,7 +6,7 @@ use cognate::engine::Progress;
 use cognate::lineage::infer::{self, Settings};
 use cognate::model::hub::Want;
 use cognate::model::{Checkpoint, Finder};
-use cognate::{Error, Fetch, Result};
+use cognate::{Fetch, Result};
 use std::path::{Path, PathBuf};
 
 #[derive(ClapArgs)]
@@ -44,7 +44,8 @@ impl Args {
         let mut names = self.candidates;
         if let Some(folder) = &self.family {
             let same = |name: &String| Some(name) == self.model.as_ref() || names.contains(name);
-            let found: Vec<String> = models(folder)?.into_iter().filter(|n| !same(n)).collect();
+            let found: Vec<String> =
+                infer::models(folder)?.into_iter().filter(|n| !same(n)).collect();
             names.extend(found);
         }
         let child = self.model.as_ref().map(|model| finder.open(model)).transpose()?;
@@ -69,25 +70,4 @@ impl Args {
         };
         if self.json { print_json(&json) } else { print(&text) }
     }
-}
-
-/// The models in a folder: its folders that hold a `config.json`, and its GGUF files, by name.
-fn models(folder: &Path) -> Result<Vec<String>> {
-    let unread = |e| Error::io("read the folder of a family", folder, &e);
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(unread)? {
-        let path = entry.map_err(unread)?.path();
-        let gguf = path.extension().is_some_and(|end| end == "gguf");
-        if gguf || path.join("config.json").is_file() {
-            found.push(path.display().to_string());
-        }
-    }
-    found.sort();
-    if found.is_empty() {
-        return Err(Error::input("a folder holds no models")
-            .key("--family")
-            .file(folder)
-            .hint("name the folder above the models' own folders"));
-    }
-    Ok(found)
 }

@@ -1,7 +1,8 @@
 //! The models and adapters that an output is made of, through all stages, and what they declare.
 
 use super::declared::{Declared, ParentManifest, parse_mergekit};
-use super::{licences, short_name};
+use super::licences::{self, OTHER};
+use super::short_name;
 use crate::model::Checkpoint;
 use crate::model::hub::{HubReference, Resolved};
 use crate::recipe::stage_part;
@@ -212,15 +213,15 @@ impl Family {
         if licences::is_listed(id) {
             found.insert("license".to_string(), id.into());
         } else {
-            found.insert("license".to_string(), licences::OTHER.into());
+            found.insert("license".to_string(), OTHER.into());
             found.insert("license_name".to_string(), id.into());
         }
         let of = self.members.iter().find(|member| member.license() == Some(id));
         let card = of.and_then(|member| member.declared.card.as_ref());
-        if found["license"] == licences::OTHER {
-            // Where only a manifest says so, it has name and link too.
+        if found["license"] == OTHER {
+            // Where only a manifest says `other`, it has name and link too.
             let mut recorded = self.members.iter().map(|member| &member.recorded()["license"]);
-            let recorded = recorded.find(|recorded| recorded["license"] == licences::OTHER);
+            let recorded = recorded.find(|recorded| id == OTHER && recorded["license"] == OTHER);
             let of_card = card.map(|card| (card.license_name.clone(), card.license_link.clone()));
             let text = |key: &str| recorded.and_then(|of| of[key].as_str().map(str::to_string));
             let (name, link) =

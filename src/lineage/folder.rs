@@ -5,13 +5,21 @@ use crate::error::{Error, Result};
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::Read;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 /// What version control keeps in a folder; no part of the model.
 const OF_GIT: [&str; 4] = [".git", ".gitattributes", ".github", ".gitignore"];
 
 /// A listing that is longer is refused.
 const MOST_FILES: usize = 100_000;
+
+/// A folder by a path that ends in its name, so that what lies beside it can be found: `.` has none.
+pub(crate) fn with_name(folder: &Path) -> PathBuf {
+    match folder.file_name() {
+        Some(_) => folder.to_path_buf(),
+        None => std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf()),
+    }
+}
 
 /// Every file in a folder and the folders in it, with `/` between their names, sorted by these; without what
 /// Git keeps there. Links to files are followed, links to folders are not.

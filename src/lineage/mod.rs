@@ -22,6 +22,7 @@ pub use evaluation::{EVALUATION, Evaluation, record};
 pub(crate) use family::{Declarations, named_in};
 pub use family::{Family, Member};
 pub(crate) use files::{parse, record_files, text};
+pub(crate) use folder::with_name;
 pub(crate) use label::label;
 pub use manifest::{FILE, SCHEMA, manifest};
 pub(crate) use manifest::{digest, statistics};

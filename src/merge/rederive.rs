@@ -164,10 +164,8 @@ impl Rederive {
 
     /// The merge that the lineage records.
     fn open(&self, folder: &Path, record: &Value) -> Result<Merge> {
-        // A folder named `.` has its neighbours one level up all the same.
-        let real = std::fs::canonicalize(folder).map_err(|e| Error::io("find", folder, &e))?;
-        let named = if folder.file_name().is_some() { folder } else { &real };
-        let beside = named.parent().unwrap_or(Path::new(""));
+        let folder = lineage::with_name(folder);
+        let beside = folder.parent().unwrap_or(Path::new(""));
         let recipe_folder = self.recipe_folder.as_deref().unwrap_or(beside);
         let recipe =
             RecipeFile::recorded(&recipe_folder.join("recorded recipe"), &record["recipe"])?;

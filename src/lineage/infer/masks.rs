@@ -38,7 +38,7 @@ pub(super) fn explain(sample: &Sample, base: usize, parents: &[usize]) -> Option
     let pairs = deltas::pairs(&all, &factors);
     let random = chosen.iter().any(|chosen| matches!(chosen, Chosen::Random(..)));
     let explanation = if random {
-        let told = kept(&all, &alone, &chosen, &factors);
+        let told = kept(&all, &alone, &chosen, (&pairs, &factors));
         at_random(&all, &alone, &told, &pairs)
     } else {
         by_magnitude(&all, &chosen, &pairs, &factors)
@@ -87,10 +87,19 @@ struct Kept {
     count: usize,
 }
 
-/// Shares by the elements where a parent decides alone; where all of a parent's elements are alike, by all
-/// that tell, of which there are more.
-fn kept(all: &[Deltas<'_>], alone: &[Alone], chosen: &[Chosen], factors: &[f64]) -> Vec<Kept> {
-    let counts = deltas::kept_counts(all, factors);
+/// Shares by the elements where a parent decides alone; where all of a parent's elements are alike and
+/// parents are added up, by all that tell, of which there are more.
+fn kept(
+    all: &[Deltas<'_>],
+    alone: &[Alone],
+    chosen: &[Chosen],
+    (pairs, factors): (&Pairs, &[f64]),
+) -> Vec<Kept> {
+    // Of an average, the sum of what is kept says nothing.
+    let counts = match averaged(pairs) {
+        true => vec![(0, 0); factors.len()],
+        false => deltas::kept_counts(all, factors),
+    };
     let of = |((alone, chosen), (kept, told)): ((&Alone, &Chosen), (usize, usize))| {
         let count = alone.kept.len().max(1);
         match *chosen {

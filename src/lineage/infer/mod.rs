@@ -28,7 +28,7 @@ pub use related::{Relation, Test};
 pub use report::Inferred;
 pub use setting::{Estimate, Setting};
 pub use stack::{Origin, Run};
-pub use tree::{Edge, Evidence, Family, family};
+pub use tree::{Edge, Evidence, Family, family, models};
 
 use crate::error::{Error, Result, nearest};
 use crate::model::Checkpoint;

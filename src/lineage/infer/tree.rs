@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{Stream, uniforms};
 use crate::model::Checkpoint;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// Repetitions on tensors drawn with replacement.
 const REPETITIONS: usize = 200;
@@ -103,6 +104,30 @@ pub fn family(models: &[Checkpoint], settings: &Settings) -> Result<Family> {
         found.roots = (0..all.len()).filter(|at| !children.contains(at)).collect();
         Ok(found)
     })
+}
+
+/// The models in a folder: its folders that hold a `config.json`, and its GGUF files, by name.
+///
+/// # Errors
+/// The folder cannot be read, or holds no model.
+pub fn models(folder: &Path) -> Result<Vec<String>> {
+    let unread = |e| Error::io("read the folder of a family", folder, &e);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unread)? {
+        let path = entry.map_err(unread)?.path();
+        let gguf = path.extension().is_some_and(|end| end == "gguf");
+        if gguf || path.join("config.json").is_file() {
+            found.push(path.display().to_string());
+        }
+    }
+    found.sort();
+    if found.is_empty() {
+        return Err(Error::input("a folder holds no models")
+            .key("--family")
+            .file(folder)
+            .hint("name the folder above the models' own folders"));
+    }
+    Ok(found)
 }
 
 impl Family {

@@ -5,6 +5,7 @@ use super::recorded::methods;
 use super::{Edge, Evidence, Kind, MAX_DEPTH, MAX_NODES, Node, State, Trace};
 use crate::error::{Error, Result};
 use crate::lineage::declared::{ADAPTER, CARD, Declared, LABEL, parse_label};
+use crate::lineage::folder::with_name;
 use crate::model::hub::HubReference;
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
@@ -131,14 +132,6 @@ fn with_revisions(known: &[(&'static str, Vec<String>)], names: &[String]) -> Ve
 pub(super) fn folder_key(folder: &Path) -> String {
     let real = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
     format!("folder {}", real.display())
-}
-
-/// A folder by a path that has a name at its end, beside which others are looked for.
-pub(super) fn with_name(folder: &Path) -> PathBuf {
-    match folder.file_name() {
-        Some(_) => folder.to_path_buf(),
-        None => std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf()),
-    }
 }
 
 pub(super) fn manifest_key(sha256: &str) -> String {

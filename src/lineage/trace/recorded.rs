@@ -5,6 +5,7 @@ use super::build::{self, Builder, Open, Recorded, folder_key, manifest_key, node
 use super::locate::{Named, Place, Places};
 use super::{Evidence, Kind, Node, State};
 use crate::lineage::declared::{Card, Declared, parse_mergekit};
+use crate::lineage::folder::with_name;
 use crate::lineage::{FILE, named_in};
 use crate::recipe::stage_part;
 use serde_json::Value;
@@ -193,7 +194,7 @@ impl Builder {
                     new.state = State::Found;
                     new.folder = Some(place.folder.clone());
                     let parent = self.push(new, &keys);
-                    let beside = build::with_name(&place.folder);
+                    let beside = with_name(&place.folder);
                     self.expand_later(parent, declared.clone(), beside);
                     parent
                 } else {
