@@ -270,48 +270,6 @@ impl Deltas<'_> {
     }
 }
 
-/// How many of each parent's elements are kept, of how many that tell: those where what the parents add has
-/// one sign, so that none is voted down, and where any two selections of parents differ by more than the
-/// slack. Which elements these are does not depend on the child, so the share is that of all elements, as
-/// long as it is the same for large ones and for small.
-pub(super) fn kept_counts(all: &[Deltas<'_>], factors: &[f64]) -> Vec<(usize, usize)> {
-    // Where a tensor's elements are rescaled to its norm, its factor lies this far off at most.
-    const BLUR: f64 = 0.03;
-    let mut counts = vec![(0, 0); factors.len()];
-    for deltas in all {
-        for e in 0..deltas.child.len() {
-            let parts = deltas.parts(e, factors);
-            let (large, small): (Vec<_>, Vec<_>) =
-                parts.into_iter().partition(|(_, part)| part.abs() >= f64::from(SEEN));
-            let total: f64 = large.iter().map(|(_, part)| part).sum();
-            if large.is_empty() || large.iter().any(|(_, part)| part * total <= 0.0) {
-                continue;
-            }
-            let rest: f64 = small.iter().map(|(_, part)| part.abs()).sum();
-            let slack = f64::from(NEAR) + rest + BLUR * total.abs();
-            let sum = |subset: usize| -> f64 {
-                let of = large.iter().enumerate().filter(|(at, _)| subset >> at & 1 == 1);
-                of.map(|(_, (_, part))| part).sum()
-            };
-            let sums: Vec<f64> = (0..1_usize << large.len()).map(sum).collect();
-            let mut sorted = sums.clone();
-            sorted.sort_by(f64::total_cmp);
-            if sorted.windows(2).any(|pair| pair[1] - pair[0] <= 2.0 * slack) {
-                continue;
-            }
-            let child = f64::from(deltas.child[e]) / f64::from(deltas.slab.sigma[e]);
-            let Some(subset) = sums.iter().position(|sum| (child - sum).abs() <= slack) else {
-                continue;
-            };
-            for (at, (k, _)) in large.iter().enumerate() {
-                counts[*k].0 += subset >> at & 1;
-                counts[*k].1 += 1;
-            }
-        }
-    }
-    counts
-}
-
 /// The share of a task vector's L1 norm that is kept where `share` of its elements is, and `slope` more of
 /// the largest of each row and less of the smallest.
 pub(super) fn kept_norm(all: &[Deltas<'_>], parent: usize, share: f64, slope: f64) -> f64 {

@@ -38,8 +38,7 @@ pub(super) fn explain(sample: &Sample, base: usize, parents: &[usize]) -> Option
     let pairs = deltas::pairs(&all, &factors);
     let random = chosen.iter().any(|chosen| matches!(chosen, Chosen::Random(..)));
     let explanation = if random {
-        let told = kept(&all, &alone, &chosen, (&pairs, &factors));
-        at_random(&all, &alone, &told, &pairs)
+        at_random(&all, &alone, &chosen, &pairs)
     } else {
         by_magnitude(&all, &chosen, &pairs, &factors)
     };
@@ -80,49 +79,20 @@ fn parent(parameters: impl IntoIterator<Item = (&'static str, Setting)>) -> Pare
     Parent { candidate: 0, parameters: parameters.into_iter().collect() }
 }
 
-/// Which share of a parent's elements is kept, how much more of large ones, and how many elements say so.
-struct Kept {
-    share: f64,
-    slope: f64,
-    count: usize,
-}
-
-/// Shares by the elements where a parent decides alone; where all of a parent's elements are alike and
-/// parents are added up, by all that tell, of which there are more.
-fn kept(
-    all: &[Deltas<'_>],
-    alone: &[Alone],
-    chosen: &[Chosen],
-    (pairs, factors): (&Pairs, &[f64]),
-) -> Vec<Kept> {
-    // Of an average, the sum of what is kept says nothing.
-    let counts = match averaged(pairs) {
-        true => vec![(0, 0); factors.len()],
-        false => deltas::kept_counts(all, factors),
+fn at_random(all: &[Deltas<'_>], alone: &[Alone], chosen: &[Chosen], pairs: &Pairs) -> Explanation {
+    let share = |chosen: &Chosen| match chosen {
+        Chosen::All => (1.0, 0.0),
+        Chosen::Band(low, high) => (high - low, 0.0),
+        Chosen::Random(share, slope) => (*share, *slope),
     };
-    let of = |((alone, chosen), (kept, told)): ((&Alone, &Chosen), (usize, usize))| {
-        let count = alone.kept.len().max(1);
-        match *chosen {
-            Chosen::All => Kept { share: 1.0, slope: 0.0, count },
-            Chosen::Band(low, high) => Kept { share: high - low, slope: 0.0, count },
-            Chosen::Random(_, slope) if slope == 0.0 && told > count => {
-                Kept { share: kept as f64 / told as f64, slope, count: told }
-            }
-            Chosen::Random(share, slope) => Kept { share, slope, count },
-        }
-    };
-    alone.iter().zip(chosen).zip(counts).map(of).collect()
-}
-
-fn at_random(all: &[Deltas<'_>], alone: &[Alone], kept: &[Kept], pairs: &Pairs) -> Explanation {
-    let ranked = kept.iter().any(|kept| kept.slope != 0.0);
-    let both: f64 = kept.iter().take(2).map(|kept| kept.share).product();
+    let ranked = chosen.iter().any(|chosen| share(chosen).1 != 0.0);
+    let both: f64 = chosen.iter().take(2).map(|chosen| share(chosen).0).product();
     let summed = sums(pairs, both);
     // Factors are weights over the share of the task vector's norm that is kept.
-    let factors =
-        alone.iter().zip(kept).enumerate().map(|(k, (alone, kept))| {
-            alone.factor * deltas::kept_norm(all, k, kept.share, kept.slope)
-        });
+    let factors = alone.iter().zip(chosen).enumerate().map(|(k, (alone, chosen))| {
+        let (share, slope) = share(chosen);
+        alone.factor * deltas::kept_norm(all, k, share, slope)
+    });
     let mut weights: Vec<f64> = factors.collect();
     let unscaled = weights.iter().all(|weight| (weight - 1.0).abs() < 0.04);
     let shares = pairs.shares(weights.len()).filter(|_| averaged(pairs) && unscaled);
@@ -134,11 +104,12 @@ fn at_random(all: &[Deltas<'_>], alone: &[Alone], kept: &[Kept], pairs: &Pairs) 
         (true, true) => "della_linear",
         (true, false) => "della",
     };
-    let parents = alone.iter().zip(kept).zip(&weights).map(|((alone, kept), weight)| {
-        let (density, slope) = (kept.share, kept.slope);
-        let error = (density * (1.0 - density) / kept.count as f64).sqrt();
+    let parents = alone.iter().zip(chosen).zip(&weights).map(|((alone, chosen), weight)| {
+        let (density, slope) = share(chosen);
+        let count = alone.kept.len().max(1) as f64;
+        let error = (density * (1.0 - density) / count).sqrt();
         let mut parameters = BTreeMap::from([
-            ("weight", constant(*weight, (alone.factor * error).hypot(0.002 * weight))),
+            ("weight", constant(*weight, (alone.factor * error).hypot(0.004 * weight))),
             ("density", constant(density, error)),
         ]);
         if ranked {
