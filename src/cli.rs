@@ -123,7 +123,8 @@ struct PlanArgs {
     /// Worker threads [default: all cores]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Anonymous memory to stay within [default: 256MiB, and 8GiB for an evaluation]
+    /// Anonymous memory to stay within [default: 256MiB, and 8GiB while models are run: for an evaluation, for
+    /// gates or statistics that the recipe computes]
     #[arg(long, value_parser = size)]
     memory: Option<u64>,
 }
@@ -137,6 +138,7 @@ impl PlanArgs {
             shard_size: self.shard_size,
             threads: self.threads.map_or(default.threads, usize::from),
             memory: self.memory.unwrap_or(default.memory),
+            passes: self.memory.unwrap_or(default.passes),
         }
     }
 }

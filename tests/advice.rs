@@ -35,6 +35,30 @@ fn weights_that_all_are_zero() {
 }
 
 #[test]
+fn numbers_beyond_what_means_something() {
+    let sandbox = Sandbox::with_trained_models();
+    let ties = |density: &str| {
+        let ties = TASK.replace("task_arithmetic", "ties");
+        format!("{ties}parameters: {{weight: 1, density: {density}}}\n")
+    };
+    let said = |key: &str, value: &str, end: &str| {
+        format!(
+            "parameters.{key} (line 4) is {value}, which counts as {end}: the nearest that means something"
+        )
+    };
+    assert_eq!(warnings(&sandbox, &ties("1.5")), [said("density", "1.5", "1")]);
+    assert_eq!(warnings(&sandbox, &ties("[0.5, -1]")), [said("density", "-1", "0")]);
+    assert_eq!(warnings(&sandbox, &ties("1")), Vec::<String>::new());
+    // Between the values of a gradient the number itself is interpolated, as mergekit does: the last layer
+    // but one of four has 1.5 - 2/3·1, the second 1.5 - 1/3·1.
+    for (name, density) in [("beyond", "[1.5, 0.5]"), ("within", "[1, 1, 0.8333333333333334, 0.5]")]
+    {
+        sandbox.merge(&ties(density), name, &[]);
+    }
+    assert_eq!(sandbox.tensors("beyond"), sandbox.tensors("within"));
+}
+
+#[test]
 fn a_base_that_is_unrelated() {
     let sandbox = Sandbox::with_trained_models();
     // The same weights in another order have the same sizes and nothing in common.

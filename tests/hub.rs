@@ -3,6 +3,8 @@
 
 #[path = "support/hub.rs"]
 mod hub_server;
+#[path = "support/mixtures.rs"]
+mod mixtures;
 mod support;
 
 use cognate::model::hub::{Settings, Want};
@@ -10,6 +12,36 @@ use hub_server::{COMMIT, Hub, RECIPE, command, etag, fails, get, hub, run, setti
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use support::{SINGLE, Sandbox, Tensor, config, files, finish, llama, sha256, shard};
+
+/// A model that lies in a folder, put on the Hub.
+fn put(hub: &Hub, name: &str, folder: &std::path::Path) {
+    files(folder).into_iter().for_each(|(path, bytes)| hub.put(name, &path, bytes));
+}
+
+#[test]
+fn experts_are_fetched_and_assembled() {
+    let (sandbox, hub) = (Sandbox::new(), Hub::start());
+    let local = Sandbox::new();
+    mixtures::tiny(&local, "base", "llama", |_| ());
+    for (seed, name) in ["one", "two"].into_iter().enumerate() {
+        mixtures::tuned(&local, name, "base", seed as u64);
+    }
+    for name in ["base", "one", "two"] {
+        put(&hub, &format!("org/{name}"), &local.path(name));
+    }
+    let keys = "base_model: base\ngate_mode: random\n";
+    let recipe = mixtures::recipe(keys, &["one", "two"]);
+    local.merge(&recipe, "out", &["--no-eval"]);
+    let on_hub = ["base", "one", "two"].iter().fold(recipe, |recipe, name| {
+        recipe.replace(&format!(": {name}"), &format!(": org/{name}"))
+    });
+    sandbox.write("recipe.yml", on_hub);
+    let run = run(&sandbox, &hub, &["merge", "recipe.yml", "-o", "out", "--no-eval"]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert_eq!(local.tensors("out"), sandbox.tensors("out"));
+    assert_eq!(local.read("out/config.json"), sandbox.read("out/config.json"));
+    assert_eq!(sandbox.read_json("out/lineage.json")["inputs"][1]["revision"], COMMIT);
+}
 
 #[test]
 fn models_are_fetched_merged_and_found_offline() {

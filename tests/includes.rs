@@ -237,7 +237,7 @@ fn files_that_cannot_be_included() {
         ("an unknown key", including("unknown.yml"), "unknown.yml:3:1"),
         ("an unknown key, deeper", including("wrong.yml"), "unknown.yml:3:1"),
         ("not YAML", including("broken.yml"), "broken.yml:"),
-        ("out of range", including("range.yml").replace("linear", "ties"), "range.yml:3:3"),
+        ("out of range", including("range.yml").replace("linear", "pcb"), "range.yml:3:3"),
         ("no such model", including("model.yml"), "model.yml:1:13"),
         ("no such dtype", including("dtype.yml"), "dtype.yml:1:8"),
         (

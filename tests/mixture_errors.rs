@@ -112,10 +112,25 @@ fn what_a_family_cannot_express_is_refused_by_key() {
         ("mlp_bias", "mlp", "mixtral"),
         ("mlp_bias", "mlp", "deepseek"),
     ] {
-        let sandbox = models("llama", |config| config[key] = json!(true));
+        let variant = if architecture == "deepseek" { "llama_linear" } else { "llama" };
+        let sandbox = models(variant, |config| config[key] = json!(true));
         biased(&sandbox, linear);
         let title = format!("{key} in {architecture}");
         messages.add(&sandbox, &title, &of(architecture, &["one", "two"]), &[key]);
+    }
+    let yarn = json!({"rope_type": "yarn", "factor": 2.0});
+    for (variant, key, value, says) in [
+        ("llama", "head_dim", json!(10), "head_dim"),
+        ("llama_linear", "rope_scaling", yarn, "rope_parameters"),
+        ("llama_linear", "partial_rotary_factor", json!(1.0 / 3.0), "rope_parameters"),
+    ] {
+        let sandbox = models(variant, |config| config[key] = value);
+        messages.add(
+            &sandbox,
+            &format!("{key} in deepseek"),
+            &of("deepseek", &["one", "two"]),
+            &[says],
+        );
     }
     let sandbox = models("mistral", |_| ());
     messages.add(
@@ -139,6 +154,33 @@ fn what_a_family_cannot_express_is_refused_by_key() {
     let sandbox = models("llama", |config| config["rope_scaling"] = odd);
     messages.add(&sandbox, "a rotary scaling that is not known", &both, &["proportional"]);
     insta::assert_snapshot!("families", messages.0);
+}
+
+#[test]
+fn texts_are_told_apart_as_they_are_read() {
+    let sandbox = models("llama", |_| ());
+    sandbox.write("lines.txt", "w1 w2\n\nw3 w4\n");
+    sandbox.write("objects.jsonl", "{\"text\": \"w3 w4\"}\n{\"text\": \"w1 w2\"}\n");
+    sandbox.write("other.txt", "w5\n");
+    let of = |first: &str, second: &str| {
+        format!(
+            "base_model: base\ngate_mode: hidden\nexperts:\n  - {{source_model: one, {first}}}\n  - {{source_model: two, {second}}}\n"
+        )
+    };
+    let mut messages = Messages::default();
+    for (title, first, second) in [
+        ("two files", "data: lines.txt", "data: objects.jsonl"),
+        ("a file and a list", "positive_prompts: [w3 w4, w1 w2]", "data: lines.txt"),
+        (
+            "positive and negative",
+            "data: other.txt",
+            "positive_prompts: lines.txt, negative_prompts: objects.jsonl",
+        ),
+    ] {
+        messages.add(&sandbox, title, &of(first, second), &["identical"]);
+    }
+    insta::assert_snapshot!("texts", messages.0);
+    sandbox.merge(&of("data: lines.txt", "data: other.txt"), "out", &["--no-eval"]);
 }
 
 #[test]

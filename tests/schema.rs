@@ -4,7 +4,7 @@
 
 mod support;
 
-use cognate::methods::METHODS;
+use cognate::methods::{METHODS, Param};
 use cognate::recipe::{RecipeFile, schema};
 use jsonschema::Validator;
 use serde_json::Value;
@@ -71,8 +71,9 @@ fn good_recipes_are_valid() {
 fn has_one_range(key: &str) -> bool {
     let named = |name| key.split(['.', '[']).any(|part| part == name);
     let mut kinds = METHODS.iter().flat_map(|method| method.params).filter(|p| named(p.name));
-    let first = kinds.next().map(|param| param.kind);
-    kinds.all(|param| Some(param.kind) == first)
+    let range = |param: &Param| (param.kind, param.clamped);
+    let first = kinds.next().map(range);
+    kinds.all(|param| Some(range(param)) == first)
 }
 
 /// Whatever the parser says of a single key, the schema says, too.

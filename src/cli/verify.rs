@@ -25,9 +25,9 @@ pub(crate) struct Args {
     /// Worker threads [default: all cores]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-    /// Anonymous memory to stay within when tensors are computed again
-    #[arg(long, default_value = "256MiB", value_parser = size)]
-    memory: u64,
+    /// Anonymous memory to stay within when tensors are computed again [default: as `cognate merge`]
+    #[arg(long, value_parser = size)]
+    memory: Option<u64>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,

@@ -7,7 +7,7 @@ use super::shard_files::{Queue, Unwritten};
 use super::{CHUNK, Lanes, NanPolicy, Progress, TensorIo};
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, Stream};
-use crate::methods::{Map, Threshold};
+use crate::methods::{Map, Surveyed};
 use crate::model::{Checkpoint, Float, Source};
 use crate::plan::{Input, Job, Plan};
 use sha2::{Digest as _, Sha256};
@@ -51,9 +51,9 @@ impl Context<'_> {
         &self,
         job: &Job,
         lanes: Lanes,
-        thresholds: Option<&[Option<Threshold>]>,
+        surveyed: Option<&Surveyed>,
     ) -> Result<Option<Digest>> {
-        self.run_job(job, lanes, thresholds).map_err(|error| match error.get("tensor") {
+        self.run_job(job, lanes, surveyed).map_err(|error| match error.get("tensor") {
             Some(_) => error,
             None => error.tensor(&job.output.name),
         })
@@ -85,13 +85,13 @@ impl Context<'_> {
         &self,
         job: &Job,
         lanes: Lanes,
-        thresholds: Option<&[Option<Threshold>]>,
+        surveyed: Option<&Surveyed>,
     ) -> Result<Option<Digest>> {
         let sources = self.sources(job)?;
         let streams =
             job.inputs.iter().map(|input| stream(self.plan.seed, input.model, &job.random_key));
         let streams: Vec<Stream> = streams.collect();
-        let io = self.io(job, &sources, &streams, lanes).with_thresholds(thresholds);
+        let io = self.io(job, &sources, &streams, lanes).with_survey(surveyed);
         let map = job.map(&io)?;
         let inputs = &sources[..job.streamed()];
         let copied = copied(job, &map, inputs);

@@ -41,7 +41,7 @@ pub const TILE: usize = 1 << 12;
 
 /// The version of everything that decides output bytes. Bumped whenever the same recipe, inputs and
 /// seed would give other bytes.
-pub const NUMERICS: u32 = 3;
+pub const NUMERICS: u32 = 4;
 
 /// Memory a run takes besides its lanes: headers, plan, hashing and I/O buffers.
 pub const FIXED_BYTES: u64 = 48 << 20;

@@ -44,4 +44,19 @@ impl<'a> ModelIo<'a> {
             Ok(counts)
         })
     }
+
+    /// Sums of `width` f64 values for each tensor, in output order; a tensor's are added in the order of
+    /// its tiles.
+    pub fn tensor_sums(
+        &self,
+        width: usize,
+        body: impl Fn(usize, &TensorIo<'a>, &mut [Vec<f32>], &mut [f64]) + Sync,
+    ) -> Result<Vec<Vec<f64>>> {
+        Lanes::Pool.collect(0..self.tensors.len(), |at| {
+            let tensor = &self.tensors[at];
+            let mut sums = vec![0.0; width];
+            tensor.count_into(&mut sums, |_, inputs, sums| body(at, tensor, inputs, sums))?;
+            Ok(sums)
+        })
+    }
 }

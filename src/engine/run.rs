@@ -7,7 +7,7 @@ use super::whole::SideBySide;
 use super::{CHUNK, Lanes, ModelIo, NanPolicy, Progress, Staging};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
-use crate::methods::{Part, Threshold, model_thresholds};
+use crate::methods::{Part, Survey, Surveyed};
 use crate::model::Checkpoint;
 use crate::plan::{Job, Plan};
 use rayon::prelude::*;
@@ -158,8 +158,7 @@ fn run_jobs(
     let resumed = slots.iter().filter(|slot| slot.get().is_some()).count();
     let surveyed = survey(context)?;
     let finish = |at: usize, lanes: Lanes| -> Result<()> {
-        let thresholds = surveyed.get(&at).map(Vec::as_slice);
-        let digest = context.run(&jobs[at], lanes, thresholds)?;
+        let digest = context.run(&jobs[at], lanes, surveyed.get(&at))?;
         let _ = slots[at].set(digest);
         Ok(())
     };
@@ -184,29 +183,33 @@ fn run_jobs(
     Ok((outputs, resumed))
 }
 
-/// Surveys the whole model for the jobs whose method asks for it; the thresholds by job.
-fn survey(context: &Context<'_>) -> Result<BTreeMap<usize, Vec<Option<Threshold>>>> {
+/// Surveys the whole model for the jobs whose method asks for it, each method's together; what was found by
+/// job.
+fn survey(context: &Context<'_>) -> Result<BTreeMap<usize, Surveyed>> {
     let jobs = &context.plan.jobs;
-    let asking: Vec<usize> =
-        (0..jobs.len()).filter(|at| (jobs[*at].method.trims_model)(&jobs[*at].params)).collect();
-    if asking.is_empty() {
-        return Ok(BTreeMap::new());
+    let mut asking: BTreeMap<&str, (&Survey, Vec<usize>)> = BTreeMap::new();
+    for (at, job) in jobs.iter().enumerate() {
+        if let Some(survey) = (job.method.survey)(&job.params) {
+            asking.entry(job.method.name).or_insert((survey, Vec::new())).1.push(at);
+        }
     }
-    let inputs = asking.iter().map(|at| context.sources(&jobs[*at])).collect::<Result<Vec<_>>>()?;
-    let tensors = asking.iter().zip(&inputs);
-    let tensors = tensors.map(|(at, inputs)| context.io(&jobs[*at], inputs, &[], Lanes::One));
-    let parts: Vec<Part> = asking.iter().map(|at| part(&jobs[*at])).collect();
-    let found = model_thresholds(&ModelIo::new(tensors.collect()), &parts)?;
-    Ok(asking.into_iter().zip(found).collect())
+    let mut all = BTreeMap::new();
+    for (survey, asking) in asking.into_values() {
+        let inputs =
+            asking.iter().map(|at| context.sources(&jobs[*at])).collect::<Result<Vec<_>>>()?;
+        let tensors = asking.iter().zip(&inputs);
+        let tensors = tensors.map(|(at, inputs)| context.io(&jobs[*at], inputs, &[], Lanes::One));
+        let parts: Vec<Part<'_>> = asking.iter().map(|at| part(&jobs[*at])).collect();
+        let found = (survey.make)(&ModelIo::new(tensors.collect()), &parts)?;
+        all.extend(asking.into_iter().zip(found));
+    }
+    Ok(all)
 }
 
-/// The models of a job's inputs but the base, and their densities.
-fn part(job: &Job) -> Part {
-    let inputs = job.inputs.iter().enumerate().filter(|(i, _)| job.base != Some(*i));
-    Part {
-        models: inputs.map(|(_, input)| input.model).collect(),
-        densities: job.params.each("density"),
-    }
+/// The models of a job's inputs, and its parameters.
+fn part(job: &Job) -> Part<'_> {
+    let models = job.inputs[..job.streamed()].iter().map(|input| input.model);
+    Part { models: models.collect(), params: &job.params }
 }
 
 fn is_wide(plan: &Plan, job: &Job) -> bool {

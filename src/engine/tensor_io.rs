@@ -3,7 +3,7 @@
 use super::{CHUNK, Lanes, TILE};
 use crate::error::{Error, Result};
 use crate::kernels::{Kernels, Stream};
-use crate::methods::{Map, Threshold};
+use crate::methods::{Map, Surveyed};
 use crate::model::{InputsAlong, Source, TensorSpec};
 use std::ops::Range;
 
@@ -24,7 +24,7 @@ pub struct TensorIo<'a> {
     kernels: Kernels,
     lanes: Lanes,
     nan: NanPolicy,
-    thresholds: Option<&'a [Option<Threshold>]>,
+    surveyed: Option<&'a Surveyed>,
 }
 
 /// What happens to a NaN in an input.
@@ -68,21 +68,22 @@ impl<'a> TensorIo<'a> {
             kernels,
             lanes,
             nan,
-            thresholds: None,
+            surveyed: None,
         }
     }
 
     /// The same with what a survey of the whole model found for this tensor.
-    pub(crate) fn with_thresholds(self, thresholds: Option<&'a [Option<Threshold>]>) -> Self {
-        Self { thresholds, ..self }
+    pub(crate) fn with_survey(self, surveyed: Option<&'a Surveyed>) -> Self {
+        Self { surveyed, ..self }
     }
 
-    /// The thresholds that the survey of the whole model found for the inputs but the base.
+    /// What the method's survey of the whole model found for this tensor.
     ///
     /// # Errors
-    /// There was no survey (the engine makes one for methods that ask for it).
-    pub fn model_thresholds(&self) -> Result<&[Option<Threshold>]> {
-        self.thresholds.ok_or_else(|| Error::internal("a method needs a survey that was not made"))
+    /// There was no survey (the engine makes one for methods that ask for it), or it is another method's.
+    pub fn surveyed<T: 'static>(&self) -> Result<&'a T> {
+        let found = self.surveyed.and_then(|found| found.downcast_ref());
+        found.ok_or_else(|| Error::internal("a method needs a survey that was not made"))
     }
 
     /// Elements of the tensor.
@@ -153,11 +154,11 @@ impl<'a> TensorIo<'a> {
         })
     }
 
-    /// Adds counts over the whole tensor to `counts`, on the calling thread.
-    pub(super) fn count_into(
+    /// Adds counts or sums over the whole tensor to `counts`, on the calling thread.
+    pub(super) fn count_into<T>(
         &self,
-        counts: &mut [u64],
-        body: impl Fn(usize, &mut [Vec<f32>], &mut [u64]),
+        counts: &mut [T],
+        body: impl Fn(usize, &mut [Vec<f32>], &mut [T]),
     ) -> Result<()> {
         for chunk in 0..self.chunks() {
             self.reduce_chunk(chunk, |start, inputs| body(start, inputs, counts))?;

@@ -42,6 +42,12 @@ pub(super) fn count_overlaps(deltas: &[Vec<f32>], epsilon: f32, counts: &mut [u6
                 shared += u32::from(changes && models[i] > 1.0);
                 own += u32::from(changes && models[i] == 1.0);
             }
+            // Below an epsilon of 0 the zeros behind the end of the slice would count as changed.
+            if epsilon < 0.0 {
+                let behind = (at + LANES).saturating_sub(length) as u32;
+                let counted = if deltas.len() > 1 { &mut shared } else { &mut own };
+                *counted -= behind;
+            }
             counts[0] += u64::from(shared);
             counts[1] += u64::from(own);
         }

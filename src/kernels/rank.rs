@@ -42,19 +42,32 @@ impl Limits {
             };
         }
         let step = (odds.highest - odds.lowest) * ONE / (elements - 1) as f64;
-        Self { lowest: (odds.lowest * ONE) as u64, step: step as u64 }
+        // Odds may fall with the rank: such a step wraps.
+        Self { lowest: (odds.lowest * ONE) as u64, step: step as i64 as u64 }
+    }
+
+    #[inline(always)]
+    fn fixed(self, rank: u32) -> u64 {
+        self.lowest.wrapping_add(self.step.wrapping_mul(u64::from(rank)))
     }
 
     /// Numbers below this keep the element of rank `rank` (from 0).
     #[inline(always)]
     fn of(self, rank: u32) -> u32 {
-        ((self.lowest + self.step * u64::from(rank)) >> FRACTION) as u32
+        (self.fixed(rank) >> FRACTION) as u32
     }
 
     /// The upper half of that: upper halves below it keep the element, those above it do not.
     #[inline(always)]
     fn half(self, rank: u32) -> u16 {
         (self.of(rank) >> 16) as u16
+    }
+
+    /// The least and the greatest of those of the ranks from `first` to `last`.
+    #[inline(always)]
+    fn halves(self, first: u32, last: u32) -> [u16; 2] {
+        let (first, last) = (self.half(first), self.half(last));
+        [first.min(last), first.max(last)]
     }
 
     /// Whether the element of rank `rank` is kept, given the upper half of its number, and the number
@@ -66,7 +79,7 @@ impl Limits {
     }
 
     fn probability(self, rank: u32) -> f64 {
-        (self.lowest + self.step * u64::from(rank)) as f64 / ONE
+        self.fixed(rank) as f64 / ONE
     }
 }
 
@@ -114,9 +127,9 @@ fn decide(
     let ranks = buckets.first.iter().zip(&buckets.elements);
     for (range, (first, elements)) in ranges.iter_mut().zip(ranks).take(buckets.count) {
         let last = (first + elements).saturating_sub(1);
-        *range = [limits.half(*first), limits.half(last)];
+        *range = limits.halves(*first, last);
     }
-    let between = [limits.half(0), limits.half((x.len() as u32).saturating_sub(1))];
+    let between = limits.halves(0, (x.len() as u32).saturating_sub(1));
     let mut undecided = vec![0; x.len()];
     let mut found = 0;
     let blocks = x.chunks(WORD).zip(halves.chunks(WORD)).zip(buckets.of.chunks(WORD));

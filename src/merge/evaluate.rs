@@ -178,7 +178,7 @@ impl Merge {
     /// A stage cannot be computed in parts.
     pub(crate) fn unwritten(&self) -> Result<(Checkpoint, Option<TempDir>)> {
         let whole = |stage: &&Stage| {
-            stage.plan.jobs.iter().any(|job| (job.method.trims_model)(&job.params))
+            stage.plan.jobs.iter().any(|job| (job.method.survey)(&job.params).is_some())
         };
         if let Some(stage) = self.stages.iter().find(whole) {
             return Err(Error::input(

@@ -52,6 +52,10 @@ pub(super) fn with_routers(
         seed: seed.or(recipe.seed).unwrap_or(0),
         documents: DocumentSettings::default(),
     };
+    if !settings.mode.is_random() {
+        let told = settings.experts.iter().map(|p| routers::told(p, &settings.documents));
+        mixture.distinct(told.collect::<Result<_>>()?)?;
+    }
     let settings = StatisticsSettings::Routers(Box::new(settings));
     Ok(model.with_statistics_to_compute(ToCompute { data: None, settings }))
 }

@@ -53,8 +53,8 @@ pub struct Rederive {
     pub recipe_folder: Option<PathBuf>,
     /// Worker threads.
     pub threads: usize,
-    /// Anonymous memory to stay within, in bytes.
-    pub memory: u64,
+    /// Anonymous memory to stay within, in bytes; the defaults of a merge if none.
+    pub memory: Option<u64>,
     /// Folder of the digest cache; none to do without.
     pub cache: Option<PathBuf>,
     /// Who is told how far it is.
@@ -170,12 +170,14 @@ impl Rederive {
         let recipe =
             RecipeFile::recorded(&recipe_folder.join("recorded recipe"), &record["recipe"])?;
         let seed = seed(&recipe, record);
+        let default = plan::Options::default();
         let options = plan::Options {
             set: recipe.overrides.clone(),
             seed,
             threads: self.threads,
-            memory: self.memory,
-            ..plan::Options::default()
+            memory: self.memory.unwrap_or(default.memory),
+            passes: self.memory.unwrap_or(default.passes),
+            ..default
         };
         let fetch = Fetch { want: Want::Everything, watch: &self.progress };
         let hub = Finder::new(recipe_folder, Some(fetch));

@@ -255,7 +255,7 @@ fn keep(file: &RecipeFile, index: usize, plan: &Plan) -> Keep {
     let whole = plan
         .jobs
         .iter()
-        .any(|job| job.holds() + job.whole() > 0 || (job.method.trims_model)(&job.params));
+        .any(|job| job.holds() + job.whole() > 0 || (job.method.survey)(&job.params).is_some());
     // Statistics take several passes over the whole model, and aligning experts looks at them all.
     let computed = users.iter().any(|user| {
         let gates = user.mixture().is_some_and(|mixture| !mixture.gates.value.is_random())

@@ -41,9 +41,9 @@ pub(super) fn check(models: &[Checkpoint], options: &plan::Options) -> Result<u6
         let Some(computed) = computed else { continue };
         let kind = computed.settings.kind();
         let least = statistics::least_memory(model, &computed.settings)?;
-        if least > options.memory {
+        if least > options.passes {
             let error =
-                statistics::too_small(kind, least, options.memory).fact("model", &model.reference);
+                statistics::too_small(kind, least, options.passes).fact("model", &model.reference);
             return Err(match kind {
                 Statistics::Routers => {
                     error.hint("raise --memory, take shorter prompts, or choose random gates")
@@ -71,7 +71,7 @@ pub(super) fn compute(
             .map_err(|e| Error::io("make a folder for statistics", folder, &e))?;
         let file = folder.join(format!("{}-{number}.safetensors", kind.key()));
         let resources = Resources {
-            memory: resources.memory,
+            memory: resources.passes,
             threads: resources.threads,
             cache: options.cache.clone(),
         };

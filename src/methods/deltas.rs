@@ -17,3 +17,20 @@ pub(super) fn with_deltas(
     }
     inputs[..=base].rotate_left(1);
 }
+
+/// The same with some of the inputs alone, in the order given; the others are left as they are.
+pub(super) fn with_deltas_of(
+    kernels: Kernels,
+    base: usize,
+    models: &[usize],
+    inputs: &mut [Vec<f32>],
+    body: impl FnOnce(&[f32], &mut [Vec<f32>]),
+) {
+    let origin = std::mem::take(&mut inputs[base]);
+    let mut deltas: Vec<Vec<f32>> =
+        models.iter().map(|model| std::mem::take(&mut inputs[*model])).collect();
+    deltas.iter_mut().for_each(|delta| kernels.subtract(&origin, delta));
+    body(&origin, &mut deltas);
+    models.iter().zip(deltas).for_each(|(model, delta)| inputs[*model] = delta);
+    inputs[base] = origin;
+}

@@ -14,9 +14,12 @@ pub(super) const METHOD: Method = Method {
     notes: include_str!("notes/karcher.md"),
     base: Base::Plain,
     params: &[
-        Param::shared("max_iter", STEPS, "steps at most; a whole number").or(Default::Number(10.0)),
+        Param::shared("max_iter", STEPS, "steps at most; a whole number")
+            .or(Default::Number(10.0))
+            .clamped(),
         Param::shared("tol", SMALL, "an angle or a length up to this counts as 0")
-            .or(Default::Number(1e-5)),
+            .or(Default::Number(1e-5))
+            .clamped(),
     ],
     reads: Reads::Stream { passes: 2, bins: 0 },
     check,

@@ -31,6 +31,7 @@ mod sce;
 mod singular_values;
 mod singular_vectors;
 mod slerp;
+mod survey;
 mod task_matrix;
 mod task_vectors;
 mod threshold;
@@ -39,7 +40,7 @@ mod wudi;
 pub use page::page;
 pub use params::{Default, Param, ParamKind, Params, Scope, Value};
 pub use posts::{POSTS, Post, Step};
-pub use threshold::{Part, Threshold, model_thresholds};
+pub use survey::{Part, Survey, Surveyed};
 
 use crate::engine::TensorIo;
 use crate::error::{Result, nearest};
@@ -78,9 +79,9 @@ pub struct Method {
     pub whole: fn(inputs: usize, shape: (usize, usize)) -> u64,
     /// Checks the parameters of one tensor beyond their ranges; says what is wrong.
     pub check: fn(&Params) -> std::result::Result<(), String>,
-    /// Whether, with these parameters, the method trims whole models, so that their thresholds are
-    /// surveyed over all tensors before the first is made.
-    pub trims_model: fn(&Params) -> bool,
+    /// What has to be known of the whole model before the first of its tensors can be made, with these
+    /// parameters; none for methods that look at one tensor at a time.
+    pub survey: fn(&Params) -> Option<&'static Survey>,
     /// Makes the reductions and returns the map.
     pub prepare: fn(&TensorIo<'_>, &Params) -> Result<Map>,
 }
@@ -240,8 +241,8 @@ fn unchecked(_: &Params) -> std::result::Result<(), String> {
 }
 
 /// For methods that look at one tensor at a time.
-fn per_tensor(_: &Params) -> bool {
-    false
+fn per_tensor(_: &Params) -> Option<&'static Survey> {
+    None
 }
 
 /// For methods that keep nothing besides the chunks.
@@ -270,7 +271,7 @@ const STREAMED: Method = Method {
     holds: nothing,
     whole: |_, _| 0,
     check: unchecked,
-    trims_model: per_tensor,
+    survey: per_tensor,
     prepare: |_, _| Err(crate::error::Error::internal("a method without a formula was called")),
 };
 

@@ -18,7 +18,8 @@ pub(super) const METHOD: Method = Method {
         Param::shared("normalize_weights", ParamKind::Bool, "divide the weights by their sum")
             .or(Default::Bool(true)),
         Param::shared("eps", POSITIVE, "a length that counts as 0, and is added to every length")
-            .or(Default::Number(1e-8)),
+            .or(Default::Number(1e-8))
+            .clamped(),
     ],
     reads: Reads::Stream { passes: 2, bins: 0 },
     check,

@@ -15,6 +15,9 @@ pub struct Param {
     pub scope: Scope,
     /// What holds where the recipe is silent.
     pub default: Default,
+    /// Whether a number beyond the range counts as the range's nearest end, with a warning, as mergekit's
+    /// formulas have it; otherwise it is refused.
+    pub clamped: bool,
     /// One line on its meaning.
     pub doc: &'static str,
 }
@@ -69,22 +72,37 @@ pub(crate) const FRACTION: ParamKind = ParamKind::Number { min: 0.0, max: 1.0 };
 impl Param {
     /// A parameter with one value for the tensor; required unless a default is given.
     pub(crate) const fn shared(name: &'static str, kind: ParamKind, doc: &'static str) -> Self {
-        Self { name, kind, scope: Scope::Shared, default: Default::Required, doc }
+        Self { name, kind, scope: Scope::Shared, default: Default::Required, clamped: false, doc }
     }
 
     /// A parameter with a value for each model.
     pub(crate) const fn input(name: &'static str, kind: ParamKind, doc: &'static str) -> Self {
-        Self { name, kind, scope: Scope::Input, default: Default::Required, doc }
+        Self { name, kind, scope: Scope::Input, default: Default::Required, clamped: false, doc }
     }
 
     /// A parameter with a value for each model but the base.
     pub(crate) const fn non_base(name: &'static str, kind: ParamKind, doc: &'static str) -> Self {
-        Self { name, kind, scope: Scope::NonBase, default: Default::Required, doc }
+        Self { name, kind, scope: Scope::NonBase, default: Default::Required, clamped: false, doc }
     }
 
     /// The same with a default.
     pub(crate) const fn or(self, default: Default) -> Self {
         Self { default, ..self }
+    }
+
+    /// The same, where numbers beyond the range count as its nearest end.
+    pub(crate) const fn clamped(self) -> Self {
+        Self { clamped: true, ..self }
+    }
+
+    /// The number that a value beyond the range counts as, where there is one.
+    pub fn nearest_end(&self, value: &Value) -> Option<f64> {
+        match (self.kind, value) {
+            (ParamKind::Number { min, max }, Value::Number(x)) if self.clamped && x.is_finite() => {
+                Some(x.clamp(min, max)).filter(|end| end != x)
+            }
+            _ => None,
+        }
     }
 
     /// Whether `value` has the right type and lies in the range; otherwise what was expected.
@@ -97,7 +115,7 @@ impl Param {
             (ParamKind::Choice(words), Value::Text(word)) => words.contains(&word.as_str()),
             _ => false,
         };
-        if fits { Ok(()) } else { Err(self.expectation()) }
+        if fits || self.nearest_end(value).is_some() { Ok(()) } else { Err(self.expectation()) }
     }
 
     /// The type and range in words.

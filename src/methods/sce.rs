@@ -22,7 +22,8 @@ pub(super) const METHOD: Method = Method {
             FRACTION,
             "share of the elements that is kept: those with the largest variance over the models",
         )
-        .or(Default::Number(1.0)),
+        .or(Default::Number(1.0))
+        .clamped(),
         INT8_MASK,
     ],
     reads: Reads::Stream { passes: 3, bins: BINS },

@@ -1,7 +1,7 @@
 //! Spherical linear interpolation between two models.
 
 use super::linear::weighted_sum;
-use super::params::{FRACTION, Param};
+use super::params::{ANY, Param};
 use super::{Inputs, Map, Method, Params, Reads, STREAMED};
 use crate::engine::TensorIo;
 use crate::error::Result;
@@ -13,7 +13,7 @@ pub(super) const METHOD: Method = Method {
     reference: "Shoemake 1985, Animating rotation with quaternion curves",
     notes: include_str!("notes/slerp.md"),
     inputs: Inputs::Exactly(2),
-    params: &[Param::shared("t", FRACTION, "how far to go from the base to the other model")],
+    params: &[Param::shared("t", ANY, "how far to go from the base to the other model")],
     reads: Reads::Stream { passes: 2, bins: 0 },
     prepare,
     ..STREAMED

@@ -19,6 +19,7 @@ use crate::model::Float;
 use case::{Case, Memory, assert_close, case, cases, stream};
 use inputs::inputs;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 #[test]
 fn every_method_of_mergekit_is_here() {
@@ -60,6 +61,23 @@ fn every_method_has_a_case() {
         let has = |case: &Case| case.posts.iter().any(|(name, _)| *name == post.name);
         assert!(cases().iter().any(has), "{}", post.name);
         assert!(!post.notes.trim().is_empty(), "{} has no notes", post.name);
+    }
+}
+
+#[test]
+fn every_method_is_measured() {
+    let table = include_str!("notes/measured.md");
+    let names = METHODS.iter().map(|method| method.name).chain(POSTS.iter().map(|post| post.name));
+    for name in names {
+        let row = |line: &&str| {
+            line.starts_with(&format!("| [`{name}`](../merge-configs/methods/{name}.yml) |"))
+        };
+        let row = table.lines().find(row);
+        let figures = row
+            .iter()
+            .flat_map(|row| row.split('|'))
+            .filter_map(|cell| cell.trim().parse::<f64>().ok());
+        assert_eq!(figures.count(), 3, "the measured table lacks {name}");
     }
 }
 
@@ -168,28 +186,94 @@ fn thresholds_are_exact_where_a_sample_brackets_them() {
 }
 
 #[test]
-fn ties_as_in_the_paper_trims_over_the_whole_model() {
-    // Trimming three tensors as one model is trimming their concatenation.
+fn whole_models_are_merged_as_if_they_were_one_tensor() {
+    // Three tensors as one model are their concatenation.
     let lengths = [4097, 1, 300_001];
     let ties = case("ties", 3, Some(0)).each("weight", &[1.0, 0.5]).each("density", &[0.2, 0.6]);
-    let joined = inputs(3, &[lengths.iter().sum()], Float::BF16);
-    let wanted = ties.run(&joined, Kernels::best(), Lanes::One);
-    let mut start = 0;
-    let parts: Vec<Vec<Memory>> = lengths
-        .iter()
-        .map(|length| {
-            let range = start..start + length;
-            start += length;
-            let cut = |whole: &Memory| Memory::new(&whole.values()[range.clone()], Float::BF16);
-            joined.iter().map(cut).collect()
-        })
-        .collect();
-    let parts: Vec<&[Memory]> = parts.iter().map(Vec::as_slice).collect();
-    let found = ties.clone().paper().run_model(&parts, Kernels::best(), Lanes::One).concat();
-    let differing = found.iter().zip(&wanted).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-    assert_eq!(differing, 0);
-    let per_tensor = ties.run_model(&parts, Kernels::best(), Lanes::One).concat();
-    assert!(per_tensor.iter().zip(&wanted).any(|(a, b)| a.to_bits() != b.to_bits()));
+    let pcb = case("pcb", 4, Some(0)).each("weight", &[1.0, 0.5, 0.0]).number("density", 0.2);
+    let ram = case("ramplus_tl", 3, Some(0)).number("alpha", 10.0).number("epsilon", 0.05);
+    for case in [ties, pcb, ram] {
+        let joined = inputs(case.models, &[lengths.iter().sum()], Float::BF16);
+        let wanted = case.run(&joined, Kernels::best(), Lanes::One);
+        let mut start = 0;
+        let parts: Vec<Vec<Memory>> = lengths
+            .iter()
+            .map(|length| {
+                let range = start..start + length;
+                start += length;
+                let cut = |whole: &Memory| {
+                    let mut values = whole.values()[range.clone()].to_vec();
+                    // Tensors that differ in size, so that it matters over what is counted.
+                    let large = if range.start == 0 { 4.0 } else { 1.0 };
+                    values.iter_mut().for_each(|x| *x *= large);
+                    Memory::new(&values, Float::BF16)
+                };
+                joined.iter().map(cut).collect()
+            })
+            .collect();
+        let whole = |m: usize| {
+            let values = parts.iter().flat_map(|part| part[m].values()).collect::<Vec<f32>>();
+            Memory::new(&values, Float::BF16)
+        };
+        let joined: Vec<Memory> = (0..case.models).map(whole).collect();
+        let whole = case.run(&joined, Kernels::best(), Lanes::One);
+        assert!(whole.iter().zip(&wanted).any(|(a, b)| a != b), "the sizes differ");
+        let parts: Vec<&[Memory]> = parts.iter().map(Vec::as_slice).collect();
+        // Sums go tensor by tensor, so that the last bit of an exponential's factor may differ.
+        let differing = |found: &[f32]| {
+            let far = |(a, b): &(&f32, &f32)| (**a - **b).abs() > 1e-6 * (1.0 + b.abs());
+            found.iter().zip(&whole).filter(far).count()
+        };
+        let paper = case.clone().paper();
+        let found = paper.run_model(&parts, Kernels::best(), Lanes::One).concat();
+        assert!(differing(&found) <= 2, "{}: {}", case.method, differing(&found));
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let again =
+            threads.install(|| paper.run_model(&parts, Kernels::best(), Lanes::Pool).concat());
+        assert!(same_bits(&again, &found), "{}", case.method);
+        let per_tensor = case.run_model(&parts, Kernels::best(), Lanes::One).concat();
+        assert!(differing(&per_tensor) > 100, "{}", case.method);
+    }
+}
+
+#[test]
+fn inputs_are_read_once_a_declared_pass() {
+    // Methods that search thresholds count twice where a tensor is too small for a sample, and look for the
+    // place of ties.
+    let most = |case: &Case, sampled: bool| {
+        let Reads::Stream { passes, bins } = case.method().reads;
+        let searches = usize::from(bins > 0) * (1 + usize::from(!sampled));
+        // Each step behind the method takes the base and the merge once more, and the tasks.
+        passes + searches + 2 * case.posts.len()
+    };
+    let mut reached: BTreeMap<&str, bool> = BTreeMap::new();
+    let read = |inputs: &[Memory]| {
+        let inputs = inputs.iter().map(|input| input.read.load(Ordering::Relaxed));
+        inputs.max().unwrap_or(0)
+    };
+    for case in &cases() {
+        for shape in shapes(case, 65_557, [13, 4999], [29, 2001]) {
+            let inputs = case.inputs(&shape, Float::BF16);
+            case.run(&inputs, Kernels::best(), Lanes::One);
+            let elements: usize = shape.iter().product();
+            let found = read(&inputs[..case.models]);
+            let most = most(case, false) * elements;
+            assert!(found <= most, "{}: {found} elements for {most} at most", case.method);
+            let Reads::Stream { passes, .. } = case.method().reads;
+            *reached.entry(case.method).or_default() |= found > (passes - 1) * elements;
+        }
+    }
+    let unreached: Vec<_> = reached.iter().filter(|(_, reached)| !**reached).collect();
+    assert!(unreached.is_empty(), "more passes are declared than made: {unreached:?}");
+    // And large tensors, of which a sample is read besides.
+    let (length, sample) = ((1 << 20) + 77, 1 << 18);
+    for method in ["ties", "breadcrumbs", "sce", "pcb"] {
+        let case = cases().into_iter().find(|case| case.method == method).unwrap();
+        let inputs = case.inputs(&[length], Float::BF16);
+        case.run(&inputs, Kernels::best(), Lanes::One);
+        let (found, most) = (read(&inputs), most(&case, true) * length + sample);
+        assert!(found <= most, "{method}: {found} elements for {most} at most");
+    }
 }
 
 #[test]
@@ -248,6 +332,84 @@ fn infinities_follow_ieee_and_agree_everywhere() {
             let mut bytes = vec![0; 4 * found.len()];
             kernels.encode(Float::F32, &found, &mut bytes);
             assert_eq!(first.get_or_insert(bytes.clone()), &bytes, "{}", case.method);
+        }
+    }
+}
+
+#[test]
+fn parameters_are_never_rounded_to_the_dtype() {
+    // In bf16 these weights are 0.333984375 and 1.0078125, this density 0.30078125, this t 0.10009765625.
+    let (third, one) = (1.0 / 3.0, 1.0055);
+    let cases = [
+        case("linear", 2, None).each("weight", &[third, one]).flag("normalize", false),
+        case("task_arithmetic", 3, Some(0)).each("weight", &[third, one]).number("lambda", one),
+        case("ties", 3, Some(0)).each("weight", &[third, one]).each("density", &[0.3003, 0.3003]),
+        case("slerp", 2, Some(0)).number("t", 0.10003),
+        case("nuslerp", 2, None).each("weight", &[third, one]),
+        case("multislerp", 2, None).each("weight", &[third, one]),
+        case("pcb", 3, Some(0)).each("weight", &[third, one]).number("lambda", one),
+        case("consensus", 3, Some(0)).each("weight", &[third, one]),
+    ];
+    for case in cases {
+        // The outputs are f32, whatever the inputs are stored in, so that the reference tells.
+        let inputs = case.inputs(&[4097], Float::BF16);
+        let found = case.run(&inputs, Kernels::best(), Lanes::One);
+        assert_close(&case, &found, &inputs);
+        let mut rounded = case.clone();
+        let bf16 = |x: f64| f64::from(half::bf16::from_f64(x).to_f32());
+        for (_, value) in &mut rounded.shared {
+            if let Value::Number(x) = value {
+                *x = bf16(*x);
+            }
+        }
+        rounded.each.iter_mut().flat_map(|(_, all)| all).for_each(|x| *x = bf16(*x));
+        let other = rounded.run(&inputs, Kernels::best(), Lanes::One);
+        let far = |(a, b): &(&f32, &f32)| (**a - **b).abs() > 1e-5 * (1.0 + b.abs());
+        assert!(found.iter().zip(&other).any(|pair| far(&pair)), "{} would not tell", case.method);
+    }
+}
+
+/// Deltas of many sizes, so that what is kept of them tells.
+fn spread(length: usize) -> Vec<f32> {
+    let size = |i: usize| (1.0 + (i % 97) as f32 / 32.0) * if i % 3 == 0 { -1.0 } else { 1.0 };
+    (0..length).map(size).collect()
+}
+
+#[test]
+fn random_methods_keep_the_expectation_of_each_model() {
+    // Over many elements, regression of the output on each model's delta gives its weight: for sums, and
+    // for elected signs where models never disagree.
+    let length = 1 << 19;
+    let base = Memory::new(&vec![0.0; length], Float::F32);
+    let one = spread(length);
+    let two: Vec<f32> = one.iter().enumerate().map(|(i, x)| x * [0.25, 2.0][i / 3 % 2]).collect();
+    for (first, second) in [(&one, &two), (&two, &one)] {
+        let inputs =
+            [base.values(), first.clone(), second.clone()].map(|x| Memory::new(&x, Float::F32));
+        for method in ["dare_linear", "dare_ties", "della_linear", "della"] {
+            let linear = method.ends_with("linear");
+            for paper in [false, true] {
+                let case = case(method, 3, Some(0))
+                    .each("weight", &[0.5, 0.25])
+                    .each("density", &[0.6, 0.4])
+                    .flag("normalize", false);
+                let case = if paper { case.paper() } else { case };
+                let out = case.run(&inputs, Kernels::best(), Lanes::One);
+                let mean = |a: &[f32], b: &[f32]| {
+                    let each = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
+                    each.sum::<f64>() / length as f64
+                };
+                let (aa, ab, bb) = (mean(first, first), mean(first, second), mean(second, second));
+                let (ao, bo) = (mean(first, &out), mean(second, &out));
+                let determinant = aa * bb - ab * ab;
+                let found = [(ao * bb - bo * ab) / determinant, (bo * aa - ao * ab) / determinant];
+                for (found, wanted) in found.iter().zip([0.5, 0.25]) {
+                    // DELLA restores the L1 norm, of which large elements get more than their share.
+                    let within = if method.starts_with("della") && !paper { 0.06 } else { 0.006 };
+                    let error = (found - wanted).abs();
+                    assert!(error < within, "{method} paper {paper} linear {linear}: {found}");
+                }
+            }
         }
     }
 }

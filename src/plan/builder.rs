@@ -1,7 +1,7 @@
 //! Builds a plan from a merge recipe and the opened checkpoints.
 
 use super::draft::{Draft, set_dtype};
-use super::methods::{Depths, check_group, check_model_densities, method, posts};
+use super::methods::{Depths, check_group, check_surveys, method, posts};
 use super::placements::{Group, Placement, Placements, place};
 use super::{Input, Job, Model, Options, Plan, Vocabulary, donor, params, parts};
 use crate::error::{Error, Result};
@@ -53,7 +53,7 @@ pub(super) fn build(
             Error::input("nothing to merge: the model has no tensors").file(&models[donor].folder)
         );
     }
-    check_model_densities(recipe, models, &jobs)?;
+    check_surveys(recipe, models, &jobs)?;
     let (config, edits) = config(models, donor, &vocabulary, &placements, &jobs, &mut warnings)?;
     warnings.extend(models[donor].notes.iter().cloned());
     let advice = super::advice::advice(recipe, models, &placements, &jobs);

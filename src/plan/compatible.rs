@@ -35,7 +35,8 @@ const DECIDE: [&str; 24] = [
 
 /// Keys that decide how the weights are used: models that differ in one can be averaged, but the
 /// output is run as the config's model says.
-const USED_AS: [&str; 4] = ["rope_theta", "hidden_act", "hidden_activation", "activation_function"];
+const USED_AS: [&str; 5] =
+    ["rope_theta", "hidden_act", "hidden_activation", "activation_function", "sliding_window"];
 
 /// Where the keys of the rotary embedding stand since transformers 5.
 const ROPE: &str = "rope_parameters";

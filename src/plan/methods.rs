@@ -132,29 +132,33 @@ pub(super) fn check_group(
     Ok(())
 }
 
-/// Trimming over a whole model needs one density for all of the model's tensors.
-pub(super) fn check_model_densities(
-    recipe: &Recipe,
-    models: &[Checkpoint],
-    jobs: &[Job],
-) -> Result<()> {
-    let mut densities: BTreeMap<usize, f64> = BTreeMap::new();
-    for job in jobs.iter().filter(|job| (job.method.trims_model)(&job.params)) {
-        let others = job.inputs.iter().enumerate().filter(|(i, _)| job.base != Some(*i));
-        for ((_, input), density) in others.zip(job.params.each("density")) {
-            let first = *densities.entry(input.model).or_insert(density);
-            if first != density {
-                return Err(Error::input(
-                    "a model has several densities, but is trimmed as a whole",
-                )
+/// What a survey of whole models takes for a whole model is the same for all of the model's tensors.
+pub(super) fn check_surveys(recipe: &Recipe, models: &[Checkpoint], jobs: &[Job]) -> Result<()> {
+    let mut firsts: BTreeMap<(&str, &str, Option<usize>), &Value> = BTreeMap::new();
+    for job in jobs {
+        let Some(survey) = (job.method.survey)(&job.params) else { continue };
+        for name in survey.whole {
+            let shared = job.params.shared.get(name).map(|value| (None, value));
+            let each = job.inputs.iter().zip(&job.params.inputs);
+            let each =
+                each.filter_map(|(input, values)| Some((Some(input.model), values.get(name)?)));
+            for (model, value) in shared.into_iter().chain(each) {
+                let first = *firsts.entry((job.method.name, name, model)).or_insert(value);
+                if first == value {
+                    continue;
+                }
+                let mut error = Error::input(format!(
+                    "`{name}` has several values, but `{}` takes the model as a whole here",
+                    job.method.name
+                ))
                 .file(&recipe.file)
-                .key("density")
-                .fact("model", &models[input.model].reference)
-                .tensor(&job.output.name)
-                .expected(first, density)
-                .hint(
-                    "with `variant: paper` give the model one density, or leave the variant out",
-                ));
+                .key(*name);
+                if let Some(model) = model {
+                    error = error.fact("model", &models[model].reference);
+                }
+                return Err(error.tensor(&job.output.name).expected(first, value).hint(format!(
+                    "with `variant: paper` give `{name}` one value, or leave the variant out"
+                )));
             }
         }
     }

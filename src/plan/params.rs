@@ -113,7 +113,7 @@ fn resolve_one(
 ) -> Result<Option<Value>> {
     let mut settings = levels.iter().filter_map(|level| level.get(param.name));
     if let Some(value) = settings.find_map(|setting| setting.value(name, t)) {
-        return Ok(Some(value));
+        return Ok(Some(param.nearest_end(&value).map_or(value, Value::Number)));
     }
     match param.default {
         Default::Required => Err(missing()),

@@ -30,6 +30,16 @@ impl Context<'_> {
             for param in &params {
                 admit(param, &name, &key, &mut setting)?;
             }
+            let ends = |value: &&mut Value| params.iter().find_map(|p| p.nearest_end(value));
+            if let Some(beyond) =
+                setting.values_mut().into_iter().find(|value| ends(value).is_some())
+            {
+                let end = Value::Number(ends(&beyond).unwrap_or_default());
+                self.warnings.push(format!(
+                    "{key} ({}) is {beyond}, which counts as {end}: the nearest that means something",
+                    self.line(&name)
+                ));
+            }
             let shared = params.iter().all(|param| param.scope == Scope::Shared);
             if shared && level == Level::Model {
                 self.warnings.push(format!(

@@ -198,6 +198,7 @@ fn setting(generator: &mut SchemaGenerator, param: &Param) -> Value {
     let name = match param.kind {
         ParamKind::Bool => "Flag".to_string(),
         ParamKind::Number { min: f64::MIN, max: f64::MAX } => "Number".to_string(),
+        ParamKind::Number { .. } if param.clamped => "Number".to_string(),
         ParamKind::Number { min, max: f64::MAX } => format!("Number_from_{min}"),
         ParamKind::Number { min, max } => format!("Number_{min}_to_{max}"),
         ParamKind::Choice(words) => format!("One_of_{}", words.join("_")),
@@ -267,10 +268,10 @@ fn value(param: &Param) -> Value {
         ]}),
         ParamKind::Number { min, max } => {
             let mut number = json!({"type": "number"});
-            if min > f64::MIN {
+            if min > f64::MIN && !param.clamped {
                 number["minimum"] = min.into();
             }
-            if max < f64::MAX {
+            if max < f64::MAX && !param.clamped {
                 number["maximum"] = max.into();
             }
             let quoted = "^\\s*[-+]?([0-9]+\\.?[0-9]*|\\.[0-9]+)([eE][-+]?[0-9]+)?\\s*$";

@@ -149,7 +149,7 @@ fn mixture_asked(
     }
     let base =
         raw.base_model.take().map(|base| model_reference("base_model", sources.locate(base)));
-    let (layout, base, warnings) = super::mixture::layout(sources, at, mixture, base.transpose()?)?;
+    let (layout, base) = super::mixture::layout(sources, at, mixture, base.transpose()?)?;
     Ok(Asked {
         methods: Methods::none(),
         align_experts: false,
@@ -157,7 +157,7 @@ fn mixture_asked(
         layout,
         base_model: Some(base),
         parameters: Parameters::default(),
-        warnings,
+        warnings: Vec::new(),
     })
 }
 

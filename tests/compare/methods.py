@@ -49,7 +49,7 @@ def main():
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     known = json.loads(run(args.binary, "methods", "--json"))
-    names = [row["name"] for row in known if row["name"] != "passthrough"]
+    names = [row["name"] for row in known]
     recipes = {path.stem: path for path in (CONFIGS / "methods").glob("*.yml")}
     missing = [name for name in names if name not in recipes]
     if missing:

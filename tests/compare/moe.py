@@ -67,7 +67,8 @@ FAMILIES = {
     "Qwen3-MoE, windows": ("qwen3", dict(head_dim=16, max_window_layers=0, **WINDOWS), QWEN3, False),
     "Qwen3-MoE, llama3": ("qwen3", dict(head_dim=16, attention_bias=True, **LLAMA3), QWEN3, False),
     "DeepSeek-MoE": ("llama", {}, DEEPSEEK, False),
-    "DeepSeek-MoE, shared, biases": ("llama", dict(attention_bias=True, **YARN), DEEPSEEK, True),
+    "DeepSeek-MoE, shared, biases": (
+        "llama", dict(attention_bias=True, rope_parameters=dict(rope_type="linear", factor=2.0, **ROPE)), DEEPSEEK, True),
 }
 
 
@@ -103,7 +104,15 @@ def deepseek(folder):
     config = json.loads((folder / "config.json").read_text())
     assert config["first_k_dense_replace"] == 0 and config["moe_layer_freq"] == 1 and config["norm_topk_prob"]
     assert config["moe_intermediate_size"] * 1 == config["intermediate_size"]
-    dense = transformers.LlamaConfig.from_dict({**config, "model_type": "llama"})
+    # All that its configuration_deepseek.py reads of what a Llama's config says.
+    known = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+             "num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings",
+             "attention_bias"]
+    rotary = config.get("rope_scaling") or {"type": "default"}
+    # Its modeling_deepseek.py knows these two, by `type` and `factor`.
+    assert rotary["type"] in ("default", "linear", "dynamic")
+    rotary = {"rope_type": rotary["type"], "rope_theta": config["rope_theta"], **rotary}
+    dense = transformers.LlamaConfig(rope_parameters=rotary, **{key: config[key] for key in known if key in config})
     model = transformers.LlamaForCausalLM(dense)
     mlp = type(model.model.layers[0].mlp)
     for layer in model.model.layers:

@@ -132,8 +132,8 @@ pub(crate) fn router(model_type: &str, layer: usize) -> String {
 /// The tiny dense model, `architecture`, the mixture's `model_type`, and whether it has a shared expert.
 pub(crate) const MIXTURES: [(&str, &str, &str, bool); 5] = [
     ("mistral", "mixtral", "mixtral", false),
-    ("llama", "deepseek", "deepseek", true),
-    ("llama", "deepseek", "deepseek", false),
+    ("llama_linear", "deepseek", "deepseek", true),
+    ("llama_linear", "deepseek", "deepseek", false),
     ("qwen2", "qwen", "qwen2_moe", true),
     ("qwen3", "qwen", "qwen3_moe", false),
 ];

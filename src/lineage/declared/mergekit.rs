@@ -59,7 +59,10 @@ pub fn parse_mergekit(text: &str) -> Result<Parents, String> {
                 expert.get("source_model").into_iter().for_each(|model| found.add(model, false));
             }
         }
-        map.get("base_model").into_iter().for_each(|model| found.add(model, true));
+        // `mixture` is this crate's own key: cards of its mixtures hold such a recipe.
+        for key in ["base_model", "mixture"] {
+            map.get(key).into_iter().for_each(|model| found.add(model, true));
+        }
     }
     let outside = |name: &String| !own.contains(&name.as_str());
     found.models.retain(outside);
@@ -171,6 +174,7 @@ mod tests {
             ),
             "b c a"
         );
+        assert_eq!(models("mixture: a\nexperts: [{source_model: b}]"), "b a");
         assert_eq!(
             models(
                 "models:\n- model: {model: {path: org/a, revision: v1}, lora: {path: org/l}}\n- model: {path: c}"

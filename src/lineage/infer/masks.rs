@@ -2,6 +2,7 @@
 
 use super::deltas::{self, Alone, Chosen, Deltas, Pairs};
 use super::explanation::{Explanation, Kind, Parent};
+use super::kept::{self, Kept, Together};
 use super::sample::Sample;
 use super::setting::{Estimate, Setting};
 use std::collections::BTreeMap;
@@ -28,23 +29,31 @@ fn constant(value: f64, error: f64) -> Setting {
 /// Explains the child by these parents' elements; none if their factors do not show.
 pub(super) fn explain(sample: &Sample, base: usize, parents: &[usize]) -> Option<Found> {
     let all = Deltas::all(sample, base, parents);
-    let alone: Vec<Alone> =
-        deltas::alone(&all, parents.len()).into_iter().collect::<Option<_>>()?;
-    if alone.iter().any(|alone| alone.sharp < SHARP) {
-        return None;
-    }
-    let factors: Vec<f64> = alone.iter().map(|alone| alone.factor).collect();
-    let chosen: Vec<Chosen> = alone.iter().map(deltas::chosen).collect();
+    let alone: Option<Vec<Alone>> = deltas::alone(&all, parents.len()).into_iter().collect();
+    let (factors, chosen) = match alone {
+        Some(alone) if alone.iter().all(|alone| alone.sharp >= SHARP) => {
+            let factors: Vec<f64> = alone.iter().map(|alone| alone.factor).collect();
+            (factors, alone.iter().map(deltas::chosen).collect::<Vec<Chosen>>())
+        }
+        Some(_) => return None,
+        // No parent decides alone often enough: their task vectors are alike.
+        None => {
+            let (factors, chosen) = kept::by_moments(&all, parents.len())?;
+            let found = kept::read(&all, &chosen, &factors, Together::Sum);
+            let random = |density: &f64| Chosen::Random(*density, 0.0);
+            (found.factors, found.densities.iter().map(random).collect())
+        }
+    };
     let pairs = deltas::pairs(&all, &factors);
     let random = chosen.iter().any(|chosen| matches!(chosen, Chosen::Random(..)));
-    let explanation = if random {
-        at_random(&all, &alone, &chosen, &pairs)
-    } else {
-        by_magnitude(&all, &chosen, &pairs, &factors)
+    let (explanation, kept) = match random {
+        true => at_random(&all, &factors, &chosen, &pairs),
+        false => (by_magnitude(&all, &chosen, &pairs, &factors), Kept::default()),
     };
     let normal = explanation.switches.get("normalize").copied().unwrap_or(false);
-    let shares = pairs.shares(parents.len()).filter(|_| normal && random);
-    let explained = deltas::explained(&all, &factors, shares.as_deref());
+    let shares = Some(&kept.shares[..]).filter(|_| normal && random);
+    let factors = if random { &kept.factors } else { &factors };
+    let explained = deltas::explained(&all, factors, shares);
     let drawn = random.then_some(explained);
     let mut explanation = Explanation { base: Some(base), drawn, ..explanation };
     for (parent, candidate) in explanation.parents.iter_mut().zip(parents) {
@@ -79,7 +88,12 @@ fn parent(parameters: impl IntoIterator<Item = (&'static str, Setting)>) -> Pare
     Parent { candidate: 0, parameters: parameters.into_iter().collect() }
 }
 
-fn at_random(all: &[Deltas<'_>], alone: &[Alone], chosen: &[Chosen], pairs: &Pairs) -> Explanation {
+fn at_random(
+    all: &[Deltas<'_>],
+    factors: &[f64],
+    chosen: &[Chosen],
+    pairs: &Pairs,
+) -> (Explanation, Kept) {
     let share = |chosen: &Chosen| match chosen {
         Chosen::All => (1.0, 0.0),
         Chosen::Band(low, high) => (high - low, 0.0),
@@ -88,32 +102,37 @@ fn at_random(all: &[Deltas<'_>], alone: &[Alone], chosen: &[Chosen], pairs: &Pai
     let ranked = chosen.iter().any(|chosen| share(chosen).1 != 0.0);
     let both: f64 = chosen.iter().take(2).map(|chosen| share(chosen).0).product();
     let summed = sums(pairs, both);
-    // Factors are weights over the share of the task vector's norm that is kept.
-    let factors = alone.iter().zip(chosen).enumerate().map(|(k, (alone, chosen))| {
+    // A factor is the weight over the share of the task vector's norm that is kept, or where elements are
+    // averaged 1 over that share.
+    let rescaled = |(k, (factor, chosen)): (usize, (&f64, &Chosen))| {
         let (share, slope) = share(chosen);
-        alone.factor * deltas::kept_norm(all, k, share, slope)
-    });
-    let mut weights: Vec<f64> = factors.collect();
-    let unscaled = weights.iter().all(|weight| (weight - 1.0).abs() < 0.04);
-    let shares = pairs.shares(weights.len()).filter(|_| averaged(pairs) && unscaled);
-    let normalize = shares.is_some();
-    weights = shares.unwrap_or(weights);
+        (factor * deltas::kept_norm(all, k, share, slope) - 1.0).abs() < 0.04
+    };
+    let unscaled = factors.iter().zip(chosen).enumerate().all(rescaled);
+    let shares = pairs.shares(factors.len()).filter(|_| averaged(pairs) && unscaled);
+    let together = match (&shares, summed.unwrap_or(true)) {
+        (Some(shares), _) => Together::Averaged(shares),
+        (None, true) => Together::Sum,
+        (None, false) => Together::Elected,
+    };
+    let kept = kept::read(all, chosen, factors, together);
+    let weights = if shares.is_some() { &kept.shares } else { &kept.weights };
     let method = match (ranked, summed.unwrap_or(true)) {
         (false, true) => "dare_linear",
         (false, false) => "dare_ties",
         (true, true) => "della_linear",
         (true, false) => "della",
     };
-    let parents = alone.iter().zip(chosen).zip(&weights).map(|((alone, chosen), weight)| {
-        let (density, slope) = share(chosen);
-        let count = alone.kept.len().max(1) as f64;
-        let error = (density * (1.0 - density) / count).sqrt();
+    let elements = all.iter().map(|deltas| deltas.child.len()).sum::<usize>().max(1) as f64;
+    let parents = weights.iter().enumerate().map(|(k, weight)| {
+        let density = kept.densities[k];
+        let error = (density * (1.0 - density) / elements).sqrt();
         let mut parameters = BTreeMap::from([
-            ("weight", constant(*weight, (alone.factor * error).hypot(0.004 * weight))),
-            ("density", constant(density, error)),
+            ("weight", constant(*weight, kept.errors[k].hypot(0.002 * weight))),
+            ("density", constant(density, error.hypot(0.002))),
         ]);
         if ranked {
-            parameters.insert("epsilon", constant(slope.abs(), 4.0 * error));
+            parameters.insert("epsilon", constant(share(&chosen[k]).1.abs(), error.hypot(0.005)));
         }
         parent(parameters)
     });
@@ -122,11 +141,11 @@ fn at_random(all: &[Deltas<'_>], alone: &[Alone], chosen: &[Chosen], pairs: &Pai
     if summed.is_none() {
         found.same_map.push(if ranked { "della" } else { "dare_ties" });
     }
-    found.switches.insert("normalize", normalize);
+    found.switches.insert("normalize", shares.is_some());
     found.switches.insert("rescale", true);
     let remark = "masks were drawn at random: the recipe makes a model of the same kind, not the same elements";
     found.notes.push(remark.to_string());
-    found
+    (found, kept)
 }
 
 fn by_magnitude(

@@ -6,6 +6,7 @@ mod distances;
 mod explanation;
 mod family_report;
 mod forward;
+mod kept;
 mod low_rank;
 mod masks;
 mod recipe;

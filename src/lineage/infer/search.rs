@@ -23,6 +23,8 @@ const MOST_PARENTS: usize = 4;
 const LITTLE: f64 = 0.12;
 /// The share of the elements within the rounding that a merge by magnitudes has to reach.
 const REPRODUCED: f64 = 0.9;
+/// From this share on no other set of parents is tried.
+const CERTAIN: f64 = 0.985;
 /// What a combination may leave of the squared distance to the nearest candidate.
 const MOST_LEFT: f64 = 0.2;
 
@@ -232,6 +234,21 @@ fn confirmed(explanation: Explanation, sample: &Sample, float: Float) -> Result<
     })
 }
 
+/// Sets of parents that are tried, the likeliest first: the first few of those that add most, then pairs and
+/// single ones. (What one parent adds in least squares may be another's that is like it.)
+fn sets(parents: &[usize]) -> Vec<Vec<usize>> {
+    let first = (1..=parents.len().min(MOST_PARENTS)).rev().map(|count| parents[..count].to_vec());
+    let near = &parents[..parents.len().min(MOST_PARENTS + 1)];
+    let pairs = (0..near.len()).flat_map(|i| (0..i).map(move |j| vec![near[j], near[i]]));
+    let mut all: Vec<Vec<usize>> = first.collect();
+    for set in pairs.chain(near.iter().map(|one| vec![*one])) {
+        if !all.contains(&set) {
+            all.push(set);
+        }
+    }
+    all
+}
+
 /// A merge that decides element by element.
 fn by_elements(
     sample: &Sample,
@@ -258,8 +275,11 @@ fn by_elements(
         parents.sort_by(|a, b| size(b).total_cmp(&size(a)));
         let most = parents.first().map_or(0.0, size);
         let likely = parents.iter().take_while(|at| size(at) >= LITTLE * most).count();
-        for count in (1..=likely.min(MOST_PARENTS)).rev() {
-            let mut chosen = parents[..count].to_vec();
+        for mut chosen in sets(&parents[..likely]) {
+            if best.as_ref().is_some_and(|(score, _)| *score >= CERTAIN) {
+                break;
+            }
+            let count = chosen.len();
             chosen.sort_unstable();
             let Some(tried) = masks::explain(sample, base, &chosen) else { continue };
             let checked = confirmed(tried.explanation.clone(), sample, float)?;

@@ -8,7 +8,7 @@ mod sparse;
 use super::decisions::decision_bytes;
 use super::deltas::with_deltas;
 use super::params::{ANY, Default, FRACTION, Param, ParamKind};
-use super::threshold::BINS;
+use super::threshold::{BINS, THRESHOLDS};
 use super::{Map, Method, Params, Reads, STREAMED, row_bytes};
 use crate::engine::TensorIo;
 use crate::error::Result;
@@ -18,7 +18,8 @@ pub(super) const WEIGHT: Param =
     Param::non_base("weight", ANY, "factor on the model's task vector");
 const DENSITY: Param =
     Param::non_base("density", FRACTION, "share of the task vector that is kept")
-        .or(Default::Number(1.0));
+        .or(Default::Number(1.0))
+        .clamped();
 pub(super) const LAMBDA: Param =
     Param::shared("lambda", ANY, "factor on the merged task vector").or(Default::Number(1.0));
 pub(super) const INT8_MASK: Param = Param::shared(
@@ -50,10 +51,11 @@ const TIES_VARIANT: Param =
 
 const GAMMA: Param =
     Param::non_base("gamma", FRACTION, "share of the task vector, its largest, that is dropped")
-        .or(Default::Number(0.01));
+        .or(Default::Number(0.01))
+        .clamped();
 const EPSILON: Param = Param::non_base(
     "epsilon",
-    FRACTION,
+    ANY,
     "how far the probability to keep an element may lie from the density",
 )
 .or(Default::Number(0.15));
@@ -112,7 +114,7 @@ pub(super) const TIES: Method = Method {
         TIES_VARIANT,
     ],
     reads: Reads::Stream { passes: 3, bins: BINS },
-    trims_model: |p| p.chose("variant", "paper"),
+    survey: |p| p.chose("variant", "paper").then_some(&THRESHOLDS),
     prepare: |io, p| prepare(io, p, Sparsify::Magnitude, Merge::Elect),
     ..STREAMED
 };
@@ -232,7 +234,7 @@ fn ranked_row_bytes(p: &Params, inputs: usize, shape: &[usize]) -> u64 {
 /// What DELLA's probabilities must be where anything is dropped.
 fn odds_lie_within(p: &Params) -> std::result::Result<(), String> {
     for (density, epsilon) in p.each("density").into_iter().zip(p.each("epsilon")) {
-        let (least, most) = (density - epsilon, density + epsilon);
+        let (least, most) = (density - epsilon.abs(), density + epsilon.abs());
         if density > 0.0 && density < 1.0 && (least <= 0.0 || most >= 1.0) {
             return Err(format!(
                 "`density` {density} with `epsilon` {epsilon} keeps elements with probabilities from {least} to {most}; they have to be above 0 and below 1"

@@ -127,7 +127,7 @@ pub(super) fn sparse_deltas(
         Sparsify::Not => vec![Keep::All; densities.len()],
         Sparsify::Magnitude => {
             let found = match p.chose("variant", "paper") {
-                true => io.model_thresholds()?.to_vec(),
+                true => io.surveyed::<Vec<Option<Threshold>>>()?.clone(),
                 false => thresholds(io, &densities)?,
             };
             let keep = |(density, largest): (&f64, Option<Threshold>)| match largest {

@@ -7,12 +7,15 @@ use crate::kernels::{Kernels, Stream};
 use crate::methods::*;
 use crate::model::{Float, InputsAlong, Source, TensorSpec};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A tensor in memory, stored in one of the float types.
 pub(super) struct Memory {
     pub(super) spec: TensorSpec,
     bytes: Vec<u8>,
     float: Float,
+    /// Elements that were read.
+    pub(super) read: AtomicUsize,
 }
 
 impl Memory {
@@ -28,7 +31,12 @@ impl Memory {
             dtype: float.dtype(),
             shape: shape.to_vec(),
         };
-        Self { spec, bytes, float }
+        Self { spec, bytes, float, read: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn copy(&self) -> Self {
+        let (spec, bytes) = (self.spec.clone(), self.bytes.clone());
+        Self { spec, bytes, float: self.float, read: AtomicUsize::new(0) }
     }
 
     pub(super) fn values(&self) -> Vec<f32> {
@@ -44,6 +52,7 @@ impl Source for Memory {
     }
 
     fn read(&self, start: usize, out: &mut [f32]) -> Result<bool> {
+        self.read.fetch_add(out.len(), Ordering::Relaxed);
         let size = self.float.size();
         let bytes = &self.bytes[start * size..(start + out.len()) * size];
         Ok(Kernels::best().decode(self.float, bytes, &[], out))
@@ -81,6 +90,8 @@ pub(super) fn cases() -> Vec<Case> {
         case("linear", 2, Some(1)).each("weight", &[0.3, 0.1]).flag("normalize", false),
         case("slerp", 2, Some(0)).number("t", 0.3),
         case("slerp", 2, Some(1)).number("t", 0.8),
+        case("slerp", 2, Some(0)).number("t", 1.5),
+        case("slerp", 2, Some(0)).number("t", -0.25),
         case("task_arithmetic", 3, Some(2)).each("weight", &[0.6, -0.2]),
         case("task_arithmetic", 3, Some(1))
             .each("weight", &[0.6, 0.2])
@@ -254,18 +265,17 @@ impl Case {
             };
             io_of(sources, streamed, new, along)
         };
-        let mut surveyed = vec![Vec::new(); tensors.len()];
-        if (self.method().trims_model)(&params) {
-            let parts = tensors.iter().map(|_| Part {
-                models: (1..self.models).collect(),
-                densities: params.each("density"),
-            });
+        let mut surveyed: Vec<Option<Surveyed>> = tensors.iter().map(|_| None).collect();
+        if let Some(survey) = (self.method().survey)(&params) {
+            let models: Vec<usize> = (0..self.models).collect();
+            let parts = tensors.iter().map(|_| Part { models: models.clone(), params: &params });
             let model = ModelIo::new(sources.iter().map(|sources| io(sources)).collect());
-            surveyed = model_thresholds(&model, &parts.collect::<Vec<_>>()).unwrap();
+            let found = (survey.make)(&model, &parts.collect::<Vec<_>>()).unwrap();
+            surveyed = found.into_iter().map(Some).collect();
         }
         let mut all = Vec::new();
-        for ((inputs, sources), thresholds) in tensors.iter().zip(&sources).zip(&surveyed) {
-            let io = io(sources).with_thresholds(Some(thresholds));
+        for ((inputs, sources), surveyed) in tensors.iter().zip(&sources).zip(&surveyed) {
+            let io = io(sources).with_survey(surveyed.as_ref());
             all.push(self.made(&io, inputs[0].spec.elements()).unwrap());
         }
         all

@@ -23,6 +23,11 @@ pub(super) fn cases() -> Vec<Case> {
             .number("density", 0.4)
             .number("lambda", 1.2),
         case("pcb", 3, Some(2)).number("density", 1.0),
+        case("pcb", 4, Some(1)).each("weight", &[1.0, 0.0, 1.3]).number("density", 0.4),
+        case("pcb", 3, Some(0)).number("density", 0.3).paper(),
+        case("ram", 3, Some(0)).number("epsilon", -1.0),
+        case("ramplus_tl", 3, Some(1)).number("epsilon", -0.5),
+        case("ramplus_tl", 4, Some(1)).number("alpha", 0.7).paper(),
         case("consensus", 3, Some(0)),
         case("consensus", 4, Some(3))
             .each("weight", &[0.5, -0.7, 1.0])
@@ -115,9 +120,12 @@ pub(super) fn ram(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
 
 pub(super) fn pcb(case: &Case, inputs: &[Vec<f32>]) -> Vec<f64> {
     let base = &inputs[case.base.unwrap()];
-    let deltas = deltas(inputs, case.base.unwrap());
-    let (models, n) = (deltas.len(), base.len());
+    // A model of weight 0 does not compete.
     let weights = case.params().each("weight");
+    let weighted = deltas(inputs, case.base.unwrap()).into_iter().zip(weights);
+    let (deltas, weights): (Vec<Vec<f32>>, Vec<f64>) =
+        weighted.filter(|(_, weight)| *weight != 0.0).unzip();
+    let (models, n) = (deltas.len(), base.len());
     let softmax = |a: &[f32], b: &[f32], gain: f64| -> Vec<f64> {
         let products: Vec<f64> = a.iter().zip(b).map(|(a, b)| f64::from(a * b)).collect();
         let least = products.iter().copied().fold(f64::INFINITY, f64::min);

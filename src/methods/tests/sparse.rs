@@ -36,6 +36,11 @@ pub(super) fn cases() -> Vec<Case> {
             .flag("rescale", false)
             .flag("normalize", true),
         case("della_linear", 2, Some(0)).each("weight", &[0.8]).each("density", &[0.4]),
+        // Falling probabilities: the largest elements are dropped most.
+        case("della", 3, Some(0))
+            .each("weight", &[0.5, 1.5])
+            .each("density", &[0.5, 0.6])
+            .each("epsilon", &[-0.15, -0.3]),
     ]
 }
 
@@ -234,6 +239,7 @@ fn della_refuses_probabilities_that_are_none() {
     };
     assert!(check(0.5, 0.49).is_ok() && check(0.0, 0.15).is_ok() && check(1.0, 0.15).is_ok());
     assert!(check(0.15, 0.15).is_err() && check(0.85, 0.15).is_err());
+    assert!(check(0.5, -0.49).is_ok() && check(0.15, -0.15).is_err());
     let message = "`density` 0.125 with `epsilon` 0.25 keeps elements with probabilities from -0.125 \
                    to 0.375; they have to be above 0 and below 1";
     assert_eq!(check(0.125, 0.25).unwrap_err(), message);

@@ -12,7 +12,7 @@ mod search;
 mod survey;
 
 pub(super) use search::{BINS, STRIDE, Search, Wanted, narrow_all};
-pub use survey::{Part, model_thresholds};
+pub(super) use survey::{THRESHOLDS, largest_of_model};
 
 use crate::engine::TensorIo;
 use crate::error::Result;
@@ -24,7 +24,7 @@ const SAMPLED_FROM: usize = 1 << 20;
 /// Which elements count as the k largest: those above `pattern`, and those equal to it whose index
 /// is below `ties_end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Threshold {
+pub(super) struct Threshold {
     /// The f32 pattern of the k-th largest magnitude.
     pub(super) pattern: u32,
     /// Where the elements equal to it stop to count.

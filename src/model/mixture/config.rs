@@ -42,6 +42,27 @@ impl Edit {
     }
 }
 
+/// What a text that names one key of a config after another, or ends with a number, finds first, as it is
+/// written there: `2.0` is not `2` to every reader.
+fn written(text: &str, config: &Map<String, Value>) -> Option<Value> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for part in text.split(" | ") {
+        if let Ok(number @ Value::Number(_)) = serde_json::from_str(part) {
+            return Some(number);
+        }
+        let mut keys = part.split('.');
+        if !part.split('.').all(|key| !key.is_empty() && key.chars().all(word)) {
+            return None;
+        }
+        let first = keys.next().and_then(|key| config.get(key));
+        match keys.fold(first, |found, key| found?.get(key)) {
+            None | Some(Value::Null) => {}
+            Some(found) => return Some(found.clone()),
+        }
+    }
+    None
+}
+
 /// What a value of the table stands for: texts are expressions.
 fn value(table: &Value, config: &Map<String, Value>, counts: Option<Counts>) -> Result<Value> {
     let text = match table {
@@ -53,6 +74,9 @@ fn value(table: &Value, config: &Map<String, Value>, counts: Option<Counts>) -> 
         }
         other => return Ok(other.clone()),
     };
+    if let Some(found) = written(text, config) {
+        return Ok(found);
+    }
     let counts = counts.into_iter().flat_map(|counts| {
         [("experts", counts.experts), ("chosen", counts.chosen), ("shared", counts.shared)]
     });
@@ -100,6 +124,13 @@ impl Family {
         for (key, entry) in &self.config {
             edit.set(key, value(entry, dense, Some(counts))?);
         }
+        for (key, entry) in &self.conditional {
+            match value(&entry.when.clone().into(), dense, Some(counts))? {
+                Value::Bool(true) => edit.set(key, value(&entry.value, dense, Some(counts))?),
+                _ => edit.remove(key),
+            }
+        }
+        self.unknown.iter().for_each(|key| edit.remove(key));
         Ok((Config::made(config.path(), edit.map), edit.edits))
     }
 

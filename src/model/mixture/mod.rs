@@ -44,6 +44,13 @@ pub(crate) struct Family {
     config: Map<String, Value>,
     /// Keys that must be written where the dense config leaves them out, since their defaults differ.
     spelled_out: Map<String, Value>,
+    /// Keys that are written where an expression over the dense config holds, and left out otherwise.
+    #[serde(default)]
+    conditional: BTreeMap<String, Conditional>,
+    /// Keys of dense configs that the family's own config class does not read: they are left out, so that
+    /// what they say is compared with what the family then does.
+    #[serde(default)]
+    unknown: Vec<String>,
     /// Where this holds of the dense config, `layer_types` is written out: the families count the layers
     /// with windows in two ways.
     #[serde(default)]
@@ -55,6 +62,14 @@ pub(crate) struct Family {
     dense: Dense,
     /// Keys that a dense model's config does not have, besides those of `config`.
     only_here: Vec<String>,
+}
+
+/// A value of a mixture's config that it has where `when` holds of the dense config.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Conditional {
+    when: String,
+    value: Value,
 }
 
 /// The shared experts that a family can have: every token goes through them.

@@ -167,6 +167,11 @@ fn of_attention(dense: &Attention, mixed: &Attention) -> Option<Difference> {
         with_bias(&["query", "key", "value", "output"]),
     )
     .or_else(|| {
+        let same = (dense.heads, dense.kv_heads) == (mixed.heads, mixed.kv_heads);
+        let width = || numbers("head_dim", dense.head, mixed.head);
+        same.then(width).flatten()
+    })
+    .or_else(|| {
         differs("num_attention_heads", &heads(dense), &heads(mixed), |(heads, of_keys, width)| {
             format!("{heads}, {of_keys} of keys, {width} wide")
         })

@@ -8,7 +8,7 @@ use crate::model::architectures;
 use crate::model::mixture::{
     Counts, DenseParts, Family, MixtureLayer, MixtureParts, Opened, converted, dense, families,
 };
-use crate::model::{Checkpoint, Float, RouterSettings, Statistics};
+use crate::model::{Checkpoint, Float, GateMode, RouterSettings, Statistics};
 use crate::recipe::{Mixture, Recipe};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -240,6 +240,12 @@ impl Assembly<'_> {
         edits.extend(vocabulary.edit(&mut config));
         set_dtype(&mut config, &jobs.list, &mut edits);
         let mut warnings = recipe.warnings.clone();
+        if self.mixture.gates.value == GateMode::Ridge && self.experts.len() == 1 {
+            warnings.push(
+                "a regression over one expert that joins has nothing to tell apart: take `gate_mode: hidden`"
+                    .to_string(),
+            );
+        }
         warnings.extend(vocabulary.warnings.iter().cloned());
         warnings.extend(base.notes.iter().cloned());
         let jobs = jobs.list;

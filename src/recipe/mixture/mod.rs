@@ -4,6 +4,7 @@ mod raw;
 mod reader;
 
 use super::{Layout, Located, Recipe};
+use crate::error::Result;
 use crate::model::GateMode;
 
 pub(super) use raw::{RawDrop, RawExpert, RawExtract, RawMixture};
@@ -111,6 +112,37 @@ impl Mixture {
         let shared = self.shared.iter().enumerate();
         let routed = routed.map(|(i, expert)| (format!("experts[{i}]"), expert));
         routed.chain(shared.map(|(i, expert)| (format!("shared_experts[{i}]"), expert)))
+    }
+}
+
+impl Mixture {
+    /// Checks that no two experts have the same texts, positive and negative, in whatever order; nor an expert
+    /// the same texts as both.
+    ///
+    /// # Errors
+    /// The gates could not tell them apart, or have no direction.
+    pub(crate) fn distinct(&self, mut texts: Vec<[Vec<String>; 2]>) -> Result<()> {
+        texts.iter_mut().flatten().for_each(|texts| texts.sort_unstable());
+        for (i, [positive, negative]) in texts.iter().enumerate() {
+            let model = &self.experts[i].model;
+            if positive == negative {
+                return Err(model
+                    .error("an expert's positive and negative prompts are identical")
+                    .key(format!("experts[{i}].negative_prompts"))
+                    .hint("name what is not to be routed to it, or remove the key"));
+            }
+            let before = texts[..i].iter();
+            if let Some(other) = before.clone().position(|[p, n]| (p, n) == (positive, negative)) {
+                return Err(model
+                    .error(
+                        "two experts have identical prompts, so that no gate can tell them apart",
+                    )
+                    .key(format!("experts[{i}].positive_prompts"))
+                    .fact("as", format!("experts[{other}].positive_prompts"))
+                    .hint("give each expert texts of what is to be routed to it"));
+            }
+        }
+        Ok(())
     }
 }
 

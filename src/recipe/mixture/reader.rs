@@ -11,10 +11,9 @@ use crate::model::GateMode;
 /// What reads the keys of one recipe.
 struct Reader<'a> {
     sources: &'a Sources,
-    warnings: Vec<String>,
 }
 
-/// The layout of a recipe about a mixture, its base, and likely mistakes.
+/// The layout of a recipe about a mixture, and its base.
 ///
 /// # Errors
 /// Keys are missing, do not go together, or have values that they cannot have.
@@ -23,8 +22,8 @@ pub(in crate::recipe) fn layout(
     at: &Located<()>,
     mut raw: RawMixture,
     base: Option<Located<String>>,
-) -> Result<(Layout, Located<String>, Vec<String>)> {
-    let mut reader = Reader { sources, warnings: Vec::new() };
+) -> Result<(Layout, Located<String>)> {
+    let reader = Reader { sources };
     let mixture = raw.mixture.take().map(|model| sources.locate(model));
     if let (Some(_), Some(base)) = (&mixture, &base) {
         return Err(base
@@ -59,7 +58,7 @@ pub(in crate::recipe) fn layout(
         (Some(mixture), true) => (reader.mixture(raw, true)?, mixture),
         (Some(mixture), false) => (reader.surgery(raw, &mixture)?, mixture),
     };
-    Ok((layout, base, reader.warnings))
+    Ok((layout, base))
 }
 
 /// Refuses keys that have no meaning in a recipe of this kind.
@@ -73,7 +72,7 @@ fn refuse(sources: &Sources, raw: RawMixture, kind: &str) -> Result<()> {
 }
 
 impl Reader<'_> {
-    fn mixture(&mut self, mut raw: RawMixture, joins: bool) -> Result<Layout> {
+    fn mixture(&self, mut raw: RawMixture, joins: bool) -> Result<Layout> {
         let gates = self.gates(raw.gate_mode.take())?;
         let list = raw.experts.take().map(|list| self.sources.locate(list));
         let list = list.ok_or_else(|| Error::internal("a mixture without experts was read"))?;
@@ -155,16 +154,16 @@ impl Reader<'_> {
         })
     }
 
-    /// A number that is finite and at least `least`.
+    /// A number that is at least `least`, and in size at most [`MOST`].
     fn number(&self, key: &str, raw: Option<At<f64>>, least: f64) -> Result<Option<Located<f64>>> {
         let Some(number) = raw.map(|number| self.sources.locate(number)) else { return Ok(None) };
-        if number.value.is_finite() && number.value >= least {
+        if number.value.abs() <= MOST && number.value >= least {
             return Ok(Some(number));
         }
         let expected = match least {
-            least if least == f64::MIN => "a finite number".to_string(),
-            0.0 => "a number of 0 or more".to_string(),
-            _ => "a number above 0".to_string(),
+            least if least == f64::MIN => format!("a number from -{MOST} to {MOST}"),
+            0.0 => format!("a number from 0 to {MOST}"),
+            _ => format!("a number above 0, up to {MOST}"),
         };
         Err(number.error("a number is out of its range").key(key).expected(expected, number.value))
     }
@@ -248,7 +247,7 @@ impl Reader<'_> {
             .hint(format!("write `experts_per_token: {count}`, or list more experts")))
     }
 
-    fn check_prompts(&mut self, mixture: &Mixture) -> Result<()> {
+    fn check_prompts(&self, mixture: &Mixture) -> Result<()> {
         let (gates, name) = (mixture.gates.value, mixture.gates.value.name());
         if gates.is_random() {
             return Ok(());
@@ -272,40 +271,36 @@ impl Reader<'_> {
                 .key(format!("experts[{i}].negative_prompts"))
                 .hint("what is not an expert's is what is another's: remove the key"));
         }
+        let alone = |expert: &&Expert| expert.positive.is_empty() && !expert.negative.is_empty();
+        if let Some(expert) = mixture.shared.iter().find(alone) {
+            return Err(expert
+                .model
+                .error(
+                    "a shared expert has negative prompts alone, which give its gate no direction",
+                )
+                .key("shared_experts")
+                .hint("add `positive_prompts`, or remove `negative_prompts`"));
+        }
         let gated = mixture.shared.iter().filter(|expert| !expert.positive.is_empty()).count();
         if gated != 0 && gated != mixture.shared.len() {
             let error =
                 mixture.shared[0].model.error("some shared experts have prompts, some none");
             return Err(error.key("shared_experts").hint("give them to all, or to none"));
         }
-        let texts = |expert: &Expert| (expert.positive.clone(), expert.negative.clone());
-        let place = |texts: &Texts| match texts {
-            Texts::Here(texts) => texts.clone(),
-            Texts::File(file) => vec![format!("\0{}", file.value)],
+        let plain = |texts: &[Texts]| {
+            let each = texts.iter().flat_map(|texts| match texts {
+                Texts::Here(texts) => texts.clone(),
+                Texts::File(file) => vec![format!("\0{}", file.value)],
+            });
+            each.collect::<Vec<_>>()
         };
-        let plain = |expert: &Expert| {
-            let (positive, negative) = texts(expert);
-            [positive, negative].map(|all| all.iter().flat_map(place).collect::<Vec<_>>())
-        };
-        let all: Vec<_> = mixture.experts.iter().map(plain).collect();
-        if all.len() > 1 && all.iter().all(|texts| *texts == all[0]) {
-            return Err(mixture
-                .at
-                .error("the prompts of all experts are identical")
-                .key("experts")
-                .hint("give each expert texts of what is to be routed to it"));
-        }
-        for (i, texts) in all.iter().enumerate() {
-            if let Some(other) = all[..i].iter().position(|other| other == texts) {
-                self.warnings.push(format!(
-                    "the experts {other} and {i} have the same prompts: tokens cannot tell them apart"
-                ));
-            }
-        }
-        Ok(())
+        let experts = mixture.experts.iter();
+        let all: Vec<_> =
+            experts.map(|expert| [plain(&expert.positive), plain(&expert.negative)]).collect();
+        mixture.distinct(all)
     }
 
-    fn surgery(&mut self, mut raw: RawMixture, mixture: &Located<String>) -> Result<Layout> {
+    fn surgery(&self, mut raw: RawMixture, mixture: &Located<String>) -> Result<Layout> {
         let (extract, dropped) = (raw.extract.take(), raw.drop.take());
         let surgery = match (extract, dropped) {
             (Some(take), None) => Surgery::Extract {
@@ -380,6 +375,9 @@ impl Reader<'_> {
         Ok(at.map(dropped))
     }
 }
+
+/// What scales at most: beyond it nothing is left of a model but the scale, and float16 overflows long before.
+const MOST: f64 = 1e6;
 
 /// Numbers of experts, none twice.
 fn distinct(at: &Located<()>, key: &str, numbers: Vec<u64>) -> Result<Vec<usize>> {

@@ -23,6 +23,7 @@ use crate::kernels::{normals, uniforms};
 use crate::model::{
     Checkpoint, DocumentSettings, GateMode, PromptSource, Prompts, RouterSettings, Statistics,
 };
+pub use prompts::told;
 use prompts::{Labelled, Role};
 use rows::{Directions, Regression, Taken};
 use std::collections::BTreeMap;

@@ -41,6 +41,19 @@ fn texts(source: &PromptSource, field: &str) -> Result<Vec<String>> {
     }
 }
 
+/// What an expert is told apart by: its positive texts and its negative ones, without the space around them.
+///
+/// # Errors
+/// A file cannot be read, or is not what it must be.
+pub fn told(prompts: &Prompts, settings: &DocumentSettings) -> Result<[Vec<String>; 2]> {
+    let all = |sources: &[PromptSource]| -> Result<Vec<String>> {
+        let each = sources.iter().map(|source| texts(source, &settings.field));
+        let each = each.collect::<Result<Vec<_>>>()?;
+        Ok(each.into_iter().flatten().map(|text| text.trim().to_string()).collect())
+    };
+    Ok([all(&prompts.positive)?, all(&prompts.negative)?])
+}
+
 /// The texts of all experts, in their order, cut to `length` tokens. Each begins with the tokenizer's
 /// first token, where it has one, as mergekit-moe has it.
 ///
