@@ -117,6 +117,21 @@ fn one_bit_anywhere_is_found() {
     assert!(flips > 500, "{flips}");
 }
 
+#[test]
+fn the_command_says_which_file_a_bit_is_in() {
+    let sandbox = merged();
+    for (path, bytes) in support::files(&sandbox.path("out")) {
+        let mut changed = bytes.clone();
+        *changed.last_mut().unwrap() ^= 4;
+        sandbox.write(&format!("out/{path}"), changed);
+        let run = sandbox.run(&["verify", "out"]);
+        assert_eq!(run.code, Some(3), "{path}: {}{}", run.stdout, run.stderr);
+        assert!(run.stdout.contains(&path) || run.stderr.contains(&path), "{path}: {}", run.stdout);
+        sandbox.write(&format!("out/{path}"), bytes);
+    }
+    sandbox.ok(&["verify", "out"]);
+}
+
 /// The differences that the library finds, in words; an error counts as one.
 fn verify(folder: &Path) -> Vec<String> {
     let progress = cognate::engine::Progress::silent();

@@ -3,7 +3,7 @@
 use super::fisher::{SHARE, check};
 use super::linear::weighted_sum;
 use super::params::{Default, FRACTION, Param};
-use super::{Base, Map, Method, Params, STREAMED, Statistics};
+use super::{Base, Map, Method, Params, Reads, STREAMED, Statistics};
 use crate::engine::TensorIo;
 use crate::error::{Error, Result};
 use crate::matrix::{Matrix, View, product, solve};
@@ -26,6 +26,7 @@ pub(super) const METHOD: Method = Method {
         )
         .or(Default::Number(0.9)),
     ],
+    reads: Reads::Stream { passes: 2, bins: 0 },
     whole: |_, (outputs, inputs)| {
         let (elements, square) = (outputs as u64 * inputs as u64, (inputs as u64).pow(2));
         8 * (2 * square + 3 * elements) + 4 * elements

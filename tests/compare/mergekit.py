@@ -215,12 +215,15 @@ def compare_rounded(made, folder):
     return worst, otherwise, "" if worst <= TOLERANCE else "float32 differs"
 
 
-def in_float32(folder):
-    """Copies the models to a folder, in float32, and the adapter as it is."""
+def in_float32(folder, noise=0.0):
+    """Copies the models to a folder, in float32, and the adapter as it is; with noise no two magnitudes are equal."""
+    generator = torch.Generator().manual_seed(1)
     for name in ("base", PROSE, CODE, MATH, "lora-math"):
         shutil.copytree(name, folder / name)
     for name in ("base", PROSE, CODE, MATH):
         tensors = {key: tensor.float() for key, tensor in load(name).items()}
+        if noise:
+            tensors = {key: x + noise * torch.randn(x.shape, generator=generator) for key, x in tensors.items()}
         save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
         file = folder / name / "config.json"
         config = json.loads(file.read_text()) | {"dtype": "float32", "torch_dtype": "float32"}
@@ -393,6 +396,17 @@ def main():
             row("lora against PEFT alone", worst, 0, problem)
         for i, (case, made) in enumerate(chosen.items()):
             run(case, made, Path(temporary, f"float{i}"))
+        # Where nothing ties, nothing is left out of the comparison.
+        counted = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce")
+        cases = {case: made for case, made in CASES.items() if ARGS.only in case and made["merge_method"] in counted}
+        if cases:
+            os.chdir(ARGS.models)
+            (spread := Path(temporary, "spread")).mkdir()
+            os.chdir(in_float32(spread, 1e-4))
+            for name in ("base", PROSE, CODE, MATH):
+                models[name] = {key: tensor.numpy() for key, tensor in load(name).items()}
+        for i, (case, made) in enumerate(cases.items()):
+            run(f"{case}, no ties", made, Path(temporary, f"spread{i}"))
     print(f"{failed} failed" if failed else "all agree")
     return 1 if failed else 0
 
@@ -403,5 +417,5 @@ if __name__ == "__main__":
     parser.add_argument("--models", type=Path, default=ROOT / "merge-configs/models")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     ARGS = parser.parse_args()
-    ARGS.cognate = ARGS.cognate.absolute()  # the working directory changes
+    ARGS.cognate, ARGS.models = ARGS.cognate.absolute(), ARGS.models.absolute()  # the working directory changes
     sys.exit(main())

@@ -156,10 +156,16 @@ impl Sandbox {
         one_screen(self.run(args), code)
     }
 
-    /// A merge by the recipe's text that is to succeed.
+    /// A merge by the recipe's text that is to succeed. Whatever it is of, what was written is what its
+    /// lineage records, and what the record says of the inputs makes it again.
     pub(crate) fn merge(&self, recipe: &str, out: &str, more: &[&str]) -> Run {
         self.write("recipe.yml", recipe);
-        self.ok(&[&["merge", "recipe.yml", "-o", out, "--json"], more].concat())
+        let run = self.ok(&[&["merge", "recipe.yml", "-o", out, "--json"], more].concat());
+        // Without digests there is nothing to hold it to.
+        if !more.contains(&"--digests") {
+            self.ok(&["verify", out, "--rederive", "all", "--quiet"]);
+        }
+        run
     }
 
     /// The tensors of a checkpoint, sharded or not.

@@ -18,6 +18,9 @@ use std::collections::BTreeMap;
 
 /// Parents of a merge by elements that are tried at once.
 const MOST_PARENTS: usize = 4;
+/// Bases that are tried: the likeliest, and those that have most elements in common with the child. A parent
+/// whose elements are averaged with none may have more of them than the base.
+const BASES: usize = 3;
 /// A candidate that adds less than this share of what the first one adds, in a least squares fit, is not
 /// tried as a parent of a merge by elements.
 const LITTLE: f64 = 0.12;
@@ -267,7 +270,7 @@ fn by_elements(
     };
     bases.sort_by_key(|at| std::cmp::Reverse((Some(*at) == base, equal(at))));
     let mut best: Option<(f64, Explanation)> = None;
-    for base in bases.into_iter().take(2) {
+    for base in bases.into_iter().take(BASES) {
         let mut parents: Vec<usize> = all.iter().copied().filter(|at| *at != base).collect();
         // What a parent adds: the coefficient of one that lies beside the base is large and says nothing.
         let size =

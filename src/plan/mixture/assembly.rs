@@ -100,7 +100,11 @@ impl Assembly<'_> {
         let model_type = base.config.model_type().unwrap_or("none");
         Family::of_dense(model_type, self.shared.len(), among).map_err(|e| {
             let shared = mixture.shared.first().filter(|_| e.get("key") == Some("shared_experts"));
-            shared.map_or(at, |expert| expert.model.map(())).at(e)
+            let error = shared.map_or(at, |expert| expert.model.map(())).at(e);
+            match &mixture.architecture {
+                Some(name) => error.fact("architecture", &name.value),
+                None => error,
+            }
         })
     }
 
