@@ -242,6 +242,21 @@ fn noisy(name: &str, values: Vec<f32>, share: f32, seed: u64) -> Vec<f32> {
     values.iter().zip(noise).map(|(x, noise)| x + share * size * noise).collect()
 }
 
+/// Where one parent was trained on from the other, hardly an element is decided by one of them alone.
+#[test]
+fn random_masks_are_read_where_parents_are_alike() {
+    let sandbox = family();
+    changed(&sandbox, MATH, "models/math-on", |name, values| noisy(name, values, 0.3, 3));
+    let models =
+        [("ft-math", "weight: 0.5, density: 0.6"), ("math-on", "weight: 0.4, density: 0.5")];
+    let text = recipe("dare_linear", Some("base"), &models);
+    sandbox.merge(&format!("{text}dtype: bfloat16\n"), "alike", &["--no-eval"]);
+    let candidates = ["models/base", CODE, MATH, "models/math-on"];
+    let args = [&["infer", "alike", "--json", "--candidates"], &candidates[..]].concat();
+    let found = sandbox.ok(&args).json();
+    is(&found, "dare_linear", BASE, &[(MATH, 0.5), ("models/math-on", 0.4)]);
+}
+
 #[test]
 fn training_after_a_merge_is_told_from_training() {
     let sandbox = family();

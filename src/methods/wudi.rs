@@ -1,7 +1,7 @@
 //! WUDI-Merging: the task vector that disturbs each task least in the directions of its own inputs.
 
 use super::task_matrix::{MATRICES, TaskMatrices, held};
-use super::{Map, Method, Params};
+use super::{Map, Method, Params, Reads};
 use crate::engine::TensorIo;
 use crate::error::Result;
 use crate::matrix::{Matrix, gram, product, solve};
@@ -12,6 +12,7 @@ pub(super) const METHOD: Method = Method {
     formula: "τᵢ = wᵢ·δᵢ; τ = argmin Σ ‖(τ − τᵢ)·τᵢᵀ‖²/‖τᵢ‖² + ρ·‖τ − Σ τᵢ‖²; out = base + λ·τ; not a layer's matrix: base",
     reference: "Cheng et al. 2025, Whoever Started the Interference Should End It, arXiv 2503.08099",
     notes: include_str!("notes/wudi.md"),
+    reads: Reads::Stream { passes: 4, bins: 0 },
     whole: |inputs, shape| {
         let stacked = inputs.saturating_sub(1) * shape.0;
         if shape.1 <= stacked {
