@@ -138,7 +138,7 @@ impl PlanArgs {
             shard_size: self.shard_size,
             threads: self.threads.map_or(default.threads, usize::from),
             memory: self.memory.unwrap_or(default.memory),
-            passes: self.memory.unwrap_or(default.passes),
+            passes: self.memory,
         }
     }
 }

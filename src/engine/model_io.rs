@@ -31,32 +31,18 @@ impl<'a> ModelIo<'a> {
         })
     }
 
-    /// Counts in `width` bins for each tensor, in output order.
-    pub fn tensor_counts(
+    /// Counts, or sums, of `width` values for each tensor, in output order; a tensor's are added in the order
+    /// of its tiles.
+    pub fn of_tensors<T: Copy + Default + Send>(
         &self,
         width: usize,
-        body: impl Fn(usize, &TensorIo<'a>, &mut [Vec<f32>], &mut [u64]) + Sync,
-    ) -> Result<Vec<Vec<u64>>> {
+        body: impl Fn(usize, &TensorIo<'a>, &mut [Vec<f32>], &mut [T]) + Sync,
+    ) -> Result<Vec<Vec<T>>> {
         Lanes::Pool.collect(0..self.tensors.len(), |at| {
             let tensor = &self.tensors[at];
-            let mut counts = vec![0; width];
-            tensor.count_into(&mut counts, |_, inputs, counts| body(at, tensor, inputs, counts))?;
-            Ok(counts)
-        })
-    }
-
-    /// Sums of `width` f64 values for each tensor, in output order; a tensor's are added in the order of
-    /// its tiles.
-    pub fn tensor_sums(
-        &self,
-        width: usize,
-        body: impl Fn(usize, &TensorIo<'a>, &mut [Vec<f32>], &mut [f64]) + Sync,
-    ) -> Result<Vec<Vec<f64>>> {
-        Lanes::Pool.collect(0..self.tensors.len(), |at| {
-            let tensor = &self.tensors[at];
-            let mut sums = vec![0.0; width];
-            tensor.count_into(&mut sums, |_, inputs, sums| body(at, tensor, inputs, sums))?;
-            Ok(sums)
+            let mut values = vec![T::default(); width];
+            tensor.count_into(&mut values, |_, inputs, values| body(at, tensor, inputs, values))?;
+            Ok(values)
         })
     }
 }

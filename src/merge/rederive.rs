@@ -176,7 +176,7 @@ impl Rederive {
             seed,
             threads: self.threads,
             memory: self.memory.unwrap_or(default.memory),
-            passes: self.memory.unwrap_or(default.passes),
+            passes: self.memory,
             ..default
         };
         let fetch = Fetch { want: Want::Everything, watch: &self.progress };

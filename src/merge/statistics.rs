@@ -2,6 +2,7 @@
 
 use super::WriteOptions;
 use crate::error::{Error, Result};
+use crate::eval::decoder;
 use crate::eval::statistics::{self, Resources};
 use crate::model::{Checkpoint, DataFile, Finder, Statistics, ToCompute};
 use crate::plan;
@@ -32,6 +33,11 @@ pub(super) fn open(
     }
 }
 
+/// The memory to run models within.
+fn memory(options: &plan::Options) -> u64 {
+    options.passes.unwrap_or_else(|| decoder::Options::default().memory)
+}
+
 /// Refuses to plan what could not be computed: a model whose gradients cannot be taken, or too little
 /// memory. Raises the memory that the plan counts to what it takes.
 pub(super) fn check(models: &[Checkpoint], options: &plan::Options) -> Result<u64> {
@@ -41,9 +47,9 @@ pub(super) fn check(models: &[Checkpoint], options: &plan::Options) -> Result<u6
         let Some(computed) = computed else { continue };
         let kind = computed.settings.kind();
         let least = statistics::least_memory(model, &computed.settings)?;
-        if least > options.passes {
-            let error =
-                statistics::too_small(kind, least, options.passes).fact("model", &model.reference);
+        let memory = memory(options);
+        if least > memory {
+            let error = statistics::too_small(kind, least, memory).fact("model", &model.reference);
             return Err(match kind {
                 Statistics::Routers => {
                     error.hint("raise --memory, take shorter prompts, or choose random gates")
@@ -71,7 +77,7 @@ pub(super) fn compute(
             .map_err(|e| Error::io("make a folder for statistics", folder, &e))?;
         let file = folder.join(format!("{}-{number}.safetensors", kind.key()));
         let resources = Resources {
-            memory: resources.passes,
+            memory: memory(resources),
             threads: resources.threads,
             cache: options.cache.clone(),
         };

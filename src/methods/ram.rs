@@ -69,7 +69,7 @@ fn merged(io: &TensorIo<'_>, p: &Params, factors: Vec<f32>) -> Result<Map> {
 const OVERLAPS: Survey = Survey { whole: &["epsilon"], make: overlaps_of_models };
 
 fn overlaps_of_models(io: &ModelIo<'_>, parts: &[Part<'_>]) -> Result<Vec<Surveyed>> {
-    let counted = io.tensor_counts(widest(io)?, |at, tensor, inputs, counts| {
+    let counted = io.of_tensors::<u64>(widest(io)?, |at, tensor, inputs, counts| {
         let epsilon = parts[at].params.number("epsilon").unwrap_or_default() as f32;
         if let Ok(base) = tensor.base() {
             with_deltas(tensor.kernels(), base, inputs, |_, deltas| {

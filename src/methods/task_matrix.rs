@@ -104,7 +104,7 @@ pub(super) fn onto_base(io: &TensorIo<'_>, matrix: &Matrix, lambda: f32) -> Resu
 }
 
 /// The inputs but the base whose weight is not 0, with their weights.
-fn models(io: &TensorIo<'_>, p: &Params) -> Result<Vec<(usize, f64)>> {
+pub(super) fn models(io: &TensorIo<'_>, p: &Params) -> Result<Vec<(usize, f64)>> {
     let models = io.others()?.into_iter().zip(p.each("weight"));
     Ok(models.filter(|(_, weight)| *weight != 0.0).collect())
 }

@@ -44,8 +44,8 @@ pub struct Options {
     pub threads: usize,
     /// Anonymous memory to stay within, in bytes.
     pub memory: u64,
-    /// The same while a model is gone through before the merge, for statistics or gates.
-    pub passes: u64,
+    /// The same while a model is run before the merge, for statistics or gates; that of an evaluation if none.
+    pub passes: Option<u64>,
 }
 
 /// The model whose config, names and files the output has: the base, or else the first.
@@ -63,7 +63,7 @@ impl Default for Options {
             shard_size: 5_000_000_000,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             memory: 256 << 20,
-            passes: crate::eval::decoder::Options::default().memory,
+            passes: None,
         }
     }
 }

@@ -34,21 +34,16 @@ pub(super) struct Kept {
     pub(super) factors: Vec<f64>,
     /// The shares of an average, where elements are averaged.
     pub(super) shares: Vec<f64>,
-    /// The share of the elements whose outcome is within reach of what some mask would give.
-    pub(super) explained: f64,
 }
 
 /// The variance of a child's element besides its own rounding, in roundings: tools round products, too.
 const SPREAD: f64 = 1.5;
 /// How far factors of single tensors may lie from those of the whole, relative to them.
 const FACTOR: f64 = 0.015;
-/// An element is explained if it lies within this many standard deviations.
-const WITHIN: f64 = 4.0;
 /// Rounds of reading masks and fitting factors to them.
 const ROUNDS: usize = 4;
 
 /// What one tensor says.
-#[derive(Clone, Default)]
 struct Tensor {
     /// Σ|δ|, Σ|δ| of what is kept, and how many elements are kept, of each parent.
     norm: Vec<f64>,
@@ -59,8 +54,6 @@ struct Tensor {
     with: Vec<f64>,
     /// Σ(child − xᵢ)(child − xⱼ) over elements that are averages, by parents.
     off: Vec<f64>,
-    seen: f64,
-    explained: f64,
     elements: f64,
 }
 
@@ -116,7 +109,6 @@ pub(super) fn read(
         if round + 1 < ROUNDS {
             continue;
         }
-        kept.explained = total(&|t: &Tensor| t.explained) / total(&|t: &Tensor| t.seen).max(1.0);
         for k in 0..n {
             let weight = |(tensor, factors): (&Tensor, &Vec<f64>)| {
                 let share = tensor.kept_norm[k] / tensor.norm[k].max(f64::MIN_POSITIVE);
@@ -144,8 +136,8 @@ fn prior(chosen: Chosen, rank: f64) -> f64 {
     share.clamp(1e-3, 1.0 - 1e-3)
 }
 
-/// A subset's outcome for parts of one element, and which of them are in it: none where it is not this
-/// subset's alone to make.
+/// What a kept subset of one element's parts is put together to, and which of them are in that: those that
+/// are elected.
 fn outcome(parts: &[f64], subset: usize, together: Together<'_>, shares: &[f64]) -> (f64, usize) {
     let within = |subset: usize| (0..parts.len()).filter(move |k| subset >> k & 1 == 1);
     let weight = |k: usize| match together {
@@ -183,7 +175,6 @@ fn tensor(
         with: none,
         off: vec![0.0; n * n],
         elements: deltas.child.len() as f64,
-        ..Tensor::default()
     };
     // The prior follows what was found so far, with the slope that was seen.
     let shift: Vec<f64> = chosen
@@ -196,35 +187,27 @@ fn tensor(
     for e in 0..deltas.child.len() {
         let sigma = f64::from(deltas.slab.sigma[e]);
         let child = f64::from(deltas.child[e]) / sigma;
-        let mut largest = 0.0_f64;
         for k in 0..n {
             parts[k] = factors[k] * f64::from(deltas.of[k][e]) / sigma;
             let share = prior(chosen[k], f64::from(deltas.rank[k][e])) + shift[k];
             priors[k] = share.clamp(1e-3, 1.0 - 1e-3);
-            largest = largest.max(parts[k].abs());
         }
-        let (mut total, mut best) = (0.0, (0.0, 0, 0));
+        let (mut total, mut best) = (0.0, (0.0, 0));
         let mut posterior = [0.0; 8];
-        let mut nearest = f64::MAX;
         for subset in 0..1_usize << n {
             let (value, agree) = outcome(&parts, subset, together, &so_far.shares);
             let variance = SPREAD + (FACTOR * value).powi(2);
             let distance = (child - value).powi(2) / variance;
-            nearest = nearest.min(distance);
             let of = |k: usize| if subset >> k & 1 == 1 { priors[k] } else { 1.0 - priors[k] };
             let likely =
                 (0..n).map(of).product::<f64>() * (-0.5 * distance).exp() / variance.sqrt();
             total += likely;
             if likely > best.0 {
-                best = (likely, subset, agree);
+                best = (likely, agree);
             }
             for (k, posterior) in posterior.iter_mut().enumerate().take(n) {
                 *posterior += if subset >> k & 1 == 1 { likely } else { 0.0 };
             }
-        }
-        if largest > 10.0 {
-            found.seen += 1.0;
-            found.explained += f64::from(u8::from(nearest <= WITHIN * WITHIN));
         }
         let known = total > 1e-12;
         for k in 0..n {
@@ -235,14 +218,13 @@ fn tensor(
             found.kept[k] += share;
         }
         // Factors are fitted where the masks are beyond doubt.
-        if !known || best.0 < 0.98 * total || best.2 == 0 {
+        if !known || best.0 < 0.98 * total || best.1 == 0 {
             continue;
         }
         let delta = |k: usize| f64::from(deltas.of[k][e]) / sigma;
-        let agree = (0..n).filter(|k| best.2 >> k & 1 == 1);
+        let members: Vec<usize> = (0..n).filter(|k| best.1 >> k & 1 == 1).collect();
         match together {
-            Together::Averaged(_) if best.2.count_ones() > 1 => {
-                let members: Vec<usize> = agree.collect();
+            Together::Averaged(_) if members.len() > 1 => {
                 for i in &members {
                     for j in &members {
                         found.off[i * n + j] += (child - parts[*i]) * (child - parts[*j]);
@@ -250,7 +232,6 @@ fn tensor(
                 }
             }
             _ => {
-                let members: Vec<usize> = agree.collect();
                 for i in &members {
                     found.with[*i] += delta(*i) * child;
                     for j in &members {

@@ -5,6 +5,7 @@ mod whole;
 
 use super::deltas::with_deltas_of;
 use super::params::{Default, FRACTION, Param};
+use super::task_matrix::{PARAMS, models};
 use super::task_vectors::{LAMBDA, VARIANTS};
 use super::threshold::{BINS, Threshold, Wanted, kept, largest};
 use super::{Map, Method, Params, Reads, STREAMED};
@@ -20,7 +21,7 @@ pub(super) const METHOD: Method = Method {
     reference: "Du et al. 2024, Parameter Competition Balancing for Model Merging, arXiv 2410.02396",
     notes: include_str!("../notes/pcb.md"),
     params: &[
-        super::task_matrix::PARAMS[0],
+        PARAMS[0],
         Param::shared("density", FRACTION, "share of each model's elements that is kept, by score")
             .or(Default::Number(0.1)),
         LAMBDA,
@@ -48,16 +49,16 @@ struct Competition {
 
 fn prepare(io: &TensorIo<'_>, p: &Params) -> Result<Map> {
     let (base, kernels) = (io.base()?, io.kernels());
-    let entrants = entrants(io, p)?;
-    if p.number("density")? <= 0.0 || entrants.is_empty() || io.elements() == 0 {
+    let weighted = models(io, p)?;
+    if p.number("density")? <= 0.0 || weighted.is_empty() || io.elements() == 0 {
         return Ok(Map::Copy(base));
     }
     let Competition { models, balance, thresholds } = match p.chose("variant", "paper") {
         true => io.surveyed::<Competition>()?.clone(),
-        false => of_tensor(io, p, entrants)?,
+        false => of_tensor(io, p, weighted.iter().map(|(model, _)| *model).collect())?,
     };
-    let weights: Vec<f32> =
-        models.iter().filter_map(|model| weight(p, *model)).map(|weight| weight as f32).collect();
+    let weight = |model: &usize| weighted.iter().find(|(own, _)| own == model);
+    let weights: Vec<f32> = models.iter().filter_map(weight).map(|(_, w)| *w as f32).collect();
     let lambda = p.number("lambda")? as f32;
     Ok(Map::new(move |start, inputs, out| {
         with_deltas_of(kernels, base, &models, inputs, |base, deltas| {
@@ -71,20 +72,6 @@ fn prepare(io: &TensorIo<'_>, p: &Params) -> Result<Map> {
             kernels.merge_scored(deltas, &scores, base, &weights, lambda, out);
         });
     }))
-}
-
-/// The weight of an input.
-fn weight(p: &Params, input: usize) -> Option<f64> {
-    match p.inputs.get(input)?.get("weight")? {
-        super::Value::Number(weight) => Some(*weight),
-        _ => None,
-    }
-}
-
-/// The inputs that compete: those but the base whose weight is not 0.
-fn entrants(io: &TensorIo<'_>, p: &Params) -> Result<Vec<usize>> {
-    let others = io.others()?.into_iter();
-    Ok(others.filter(|input| weight(p, *input).is_some_and(|weight| weight != 0.0)).collect())
 }
 
 /// The competition in one tensor by itself.

@@ -1,7 +1,7 @@
 //! The competition over whole models, as the paper has it.
 
 use super::balance::{Balance, Extents, Pairs, Softmax};
-use super::{Competition, entrants};
+use super::{Competition, models as weighted};
 use crate::engine::ModelIo;
 use crate::error::Result;
 use crate::methods::deltas::with_deltas_of;
@@ -75,7 +75,7 @@ fn entries(io: &ModelIo<'_>, parts: &[Part<'_>]) -> Result<(Vec<Entry>, Vec<usiz
     let mut entries = Vec::new();
     for (part, tensor) in parts.iter().zip(io.tensors()) {
         let mut numbered = Vec::new();
-        for input in entrants(tensor, part.params)? {
+        for (input, _) in weighted(tensor, part.params)? {
             let model = part.models[input];
             let again = numbered.iter().filter(|(_, at)| part.models[*at] == model).count();
             let number = *numbers.entry((model, again)).or_insert(elements.len());
@@ -96,7 +96,7 @@ fn entries(io: &ModelIo<'_>, parts: &[Part<'_>]) -> Result<(Vec<Entry>, Vec<usiz
 fn balance(io: &ModelIo<'_>, entries: &[Entry], models: usize) -> Result<Balance> {
     let pairs = Pairs::all(models);
     let mut extents = Extents::new(&pairs);
-    let found = io.tensor_counts(extents.width(), |at, tensor, inputs, keys| {
+    let found = io.of_tensors::<u64>(extents.width(), |at, tensor, inputs, keys| {
         let (entry, kernels) = (&entries[at], tensor.kernels());
         with_deltas_of(kernels, entry.base, &entry.inputs, inputs, |_, deltas| {
             Extents::look(kernels, &pairs, |model| entry.place(model), deltas, keys);
@@ -110,7 +110,7 @@ fn balance(io: &ModelIo<'_>, entries: &[Entry], models: usize) -> Result<Balance
             softmaxes.iter().map(|softmax| softmax.between(|model| entry.place(model))).collect()
         })
         .collect();
-    let sums = io.tensor_sums(softmaxes.len(), |at, tensor, inputs, sums| {
+    let sums = io.of_tensors::<f64>(softmaxes.len(), |at, tensor, inputs, sums| {
         let (entry, kernels) = (&entries[at], tensor.kernels());
         with_deltas_of(kernels, entry.base, &entry.inputs, inputs, |_, deltas| {
             for (softmax, sum) in own[at].iter().zip(sums) {

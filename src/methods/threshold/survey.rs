@@ -74,7 +74,7 @@ pub(in crate::methods) fn largest_of_model(
         })?;
         narrow_all(&mut states, &counts)?;
     }
-    let equal = io.tensor_counts(states.len(), |at, tensor, inputs, counts| {
+    let equal = io.of_tensors::<u64>(states.len(), |at, tensor, inputs, counts| {
         scores(at, tensor, inputs, &mut |score, values| {
             let search = searches[at][score];
             counts[search] += tensor.kernels().count_equal(values, states[search].range.start);
